@@ -1,0 +1,308 @@
+"""What an audio or a video message holds, from its first bytes.
+
+Sources: FLV 10.1, sections E.4.2 and E.4.3; Enhanced RTMP v2, "Enhanced Audio" and "Enhanced Video". Nothing here
+raises: a message that cannot be understood is `OTHER`, and is relayed as it is. May be used by every other room.
+
+`classify_video` and `classify_audio` are called for each message of each publisher, so they return plain numbers
+after a look at one or two bytes. Only Enhanced RTMP's ModEx prefixes and multitrack messages are walked (`parse`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, TypeAlias
+
+from rtmp_twisted.wire.messages import AUDIO, VIDEO
+
+FRAME: Final = 0
+"""An audio frame, or a video frame that is no keyframe."""
+KEYFRAME: Final = 1
+"""A video frame at which decoding can begin."""
+HEADER: Final = 2
+"""What a joining player needs before the first frame: a codec's configuration, HDR metadata, a channel layout."""
+OTHER: Final = 3
+"""Relayed, never kept: commands, ends of sequences, silence, and whatever is unknown or truncated."""
+
+MAX_MODEX: Final = 16
+"""ModEx prefixes of one message; a message with more is `OTHER`."""
+MAX_TRACKS: Final = 256
+"""Tracks in one message; a message with more is `OTHER`. (A track id has 8 bits.)"""
+
+Slot: TypeAlias = tuple[str, int, str]
+"""Where a header is kept: "audio" or "video", the track id, and "sequence", "metadata" or "channels"."""
+
+# VideoPacketType and AudioPacketType. The first three are common to both; Multitrack is not.
+SEQUENCE_START: Final = 0
+CODED_FRAMES: Final = 1
+SEQUENCE_END: Final = 2
+CODED_FRAMES_X: Final = 3
+METADATA: Final = 4
+MPEG2_TS_SEQUENCE_START: Final = 5
+VIDEO_MULTITRACK: Final = 6
+MULTICHANNEL_CONFIG: Final = 4
+AUDIO_MULTITRACK: Final = 5
+MODEX: Final = 7
+
+# AvMultitrackType.
+ONE_TRACK: Final = 0
+MANY_TRACKS: Final = 1
+MANY_TRACKS_MANY_CODECS: Final = 2
+
+# SoundFormat.
+EX_HEADER: Final = 9
+AAC: Final = 10
+
+# The first byte's upper half: the IsExVideoHeader flag and VideoFrameType.
+_BY_FRAME_TYPE: Final = (OTHER, KEYFRAME, FRAME, FRAME, KEYFRAME, OTHER, OTHER, OTHER) * 2
+_COMMAND_FRAME: Final = 5
+_CODED: Final = frozenset((CODED_FRAMES, CODED_FRAMES_X))
+
+# Codec ids whose second byte is an AVCPacketType: AVC, and what encoders added in its image: 9 is ffmpeg's MPEG-4, 12
+# the widespread HEVC before Enhanced RTMP, 13 and 14 AV1 and VVC of some content delivery networks.
+_WITH_PACKET_TYPE: Final = frozenset((7, 9, 12, 13, 14))
+
+_VIDEO_HEADERS: Final = {
+    SEQUENCE_START: "sequence",
+    MPEG2_TS_SEQUENCE_START: "sequence",  # It takes the place of a SequenceStart: the two are mutually exclusive.
+    METADATA: "metadata",
+}
+_AUDIO_HEADERS: Final = {SEQUENCE_START: "sequence", MULTICHANNEL_CONFIG: "channels"}
+
+_VIDEO_CODECS: Final = {
+    2: "H.263",
+    3: "Screen Video",
+    4: "VP6",
+    5: "VP6 with alpha",
+    6: "Screen Video 2",
+    7: "H.264",
+    9: "MPEG-4",
+    12: "HEVC",
+    13: "AV1",
+    14: "VVC",
+}
+_SOUND_FORMATS: Final = {
+    0: "PCM",
+    1: "ADPCM",
+    2: "MP3",
+    3: "PCM",
+    4: "Nellymoser",
+    5: "Nellymoser",
+    6: "Nellymoser",
+    7: "G.711 A-law",
+    8: "G.711 mu-law",
+    10: "AAC",
+    11: "Speex",
+    14: "MP3",
+}
+_FOURCCS: Final = {
+    b"avc1": "H.264",
+    b"hvc1": "HEVC",
+    b"vvc1": "VVC",
+    b"av01": "AV1",
+    b"vp08": "VP8",
+    b"vp09": "VP9",
+    b"mp4a": "AAC",
+    b"Opus": "Opus",
+    b"fLaC": "FLAC",
+    b"ac-3": "AC-3",
+    b"ec-3": "E-AC-3",
+    b".mp3": "MP3",
+}
+
+
+def classify_video(body: bytes) -> int:
+    """`FRAME`, `KEYFRAME`, `HEADER` or `OTHER`. Never raises.
+
+    In a multitrack message the frame type counts for all tracks. An unknown codec is treated as a known one.
+    """
+    if len(body) < 6:
+        # Too short for any frame. Enhanced RTMP's empty SequenceStart is not: the codec needs no configuration.
+        return HEADER if len(body) == 5 and body[0] & 0x8F == 0x80 and body[0] != 0xD0 else OTHER
+    first = body[0]
+    frame = _BY_FRAME_TYPE[first >> 4]
+    packet_type = first & 0x0F
+    if first & 0x80:
+        if packet_type in _CODED:
+            return frame
+        return _classify_rare(VIDEO, body)
+    if packet_type not in _WITH_PACKET_TYPE or frame == OTHER:
+        return frame
+    avc_packet_type = body[1]
+    if avc_packet_type == 1:
+        return frame
+    return HEADER if avc_packet_type == 0 else OTHER
+
+
+def classify_audio(body: bytes) -> int:
+    """`FRAME`, `HEADER` or `OTHER`. Never raises."""
+    if len(body) < 2:
+        return OTHER
+    first = body[0]
+    sound_format = first >> 4
+    if sound_format == AAC:
+        packet_type = body[1]
+        if packet_type == 1:
+            return FRAME
+        # An encoder that has no configuration sends an empty header, which would be of no use to a player.
+        return HEADER if packet_type == 0 and len(body) > 2 else OTHER
+    if sound_format != EX_HEADER:
+        return FRAME
+    if first & 0x0F == CODED_FRAMES and len(body) > 5:
+        return FRAME
+    return _classify_rare(AUDIO, body)
+
+
+def header_slots(type_id: int, body: bytes) -> tuple[Slot, ...]:
+    """Where the header in ``body`` is to be kept: one slot for each track that it configures.
+
+    A later header for the same slot replaces it. Empty for what is no header. ``type_id`` is the message's.
+    """
+    if (classify_video if type_id == VIDEO else classify_audio)(body) != HEADER:
+        return ()
+    media = "video" if type_id == VIDEO else "audio"
+    packet = parse(type_id, body)
+    if packet is None:
+        return ((media, 0, "sequence"),)
+    kind = _header_kinds(type_id)[packet.packet_type]
+    return tuple((media, track_id, kind) for track_id in _distinct(packet))
+
+
+def tracks(type_id: int, body: bytes) -> tuple[int, ...]:
+    """The ids (0 to 255) of the tracks that a media message carries, without repetition.
+
+    Everything but a multitrack message is track 0; a multitrack message that cannot be understood carries none.
+    """
+    if not body or not _is_enhanced(type_id, body) or body[0] & 0x0F < AUDIO_MULTITRACK:
+        return (0,)
+    packet = parse(type_id, body)
+    return _distinct(packet) if packet else ()
+
+
+def codec_name(type_id: int, body: bytes) -> str:
+    """The codec of a media message (of its first track) for people, or "unknown"."""
+    if not body:
+        return "unknown"
+    if not _is_enhanced(type_id, body):
+        if type_id == VIDEO:
+            return _VIDEO_CODECS.get(body[0] & 0x0F, "unknown")
+        return _SOUND_FORMATS.get(body[0] >> 4, "unknown")
+    packet = parse(type_id, body)
+    return _FOURCCS.get(packet.tracks[0].fourcc, "unknown") if packet else "unknown"
+
+
+class Track(NamedTuple):
+    """One track of an Enhanced RTMP message; its payload is ``body[start:stop]``."""
+
+    track_id: int
+    fourcc: bytes
+    start: int
+    stop: int
+
+
+class Packet(NamedTuple):
+    """An Enhanced RTMP message behind its ModEx prefixes; at least one track."""
+
+    packet_type: int
+    tracks: tuple[Track, ...]
+
+
+def parse(type_id: int, body: bytes) -> Packet | None:
+    """Takes an Enhanced RTMP message apart, or returns None where it is none, a command, or malformed.
+
+    Takes at most `MAX_MODEX` and `MAX_TRACKS` steps; copies nothing but the FourCCs.
+    """
+    try:
+        return _parse(type_id, body)
+    except IndexError:
+        return None
+
+
+def _parse(type_id: int, body: bytes) -> Packet | None:
+    """Raises IndexError where the body is too short."""
+    if not _is_enhanced(type_id, body):
+        return None
+    packet_type = body[0] & 0x0F
+    offset = 1
+    if packet_type == MODEX:
+        packet_type, offset = _skip_modex(body)
+    if type_id == VIDEO and body[0] >> 4 & 7 == _COMMAND_FRAME and packet_type != METADATA:
+        return None
+    multitrack = VIDEO_MULTITRACK if type_id == VIDEO else AUDIO_MULTITRACK
+    if packet_type == multitrack:
+        return _parse_multitrack(body, offset, multitrack)
+    fourcc = _fourcc(body, offset)
+    return Packet(packet_type, (Track(0, fourcc, offset + 4, len(body)),))
+
+
+def _skip_modex(body: bytes) -> tuple[int, int]:
+    """The packet type behind the ModEx prefixes and the offset behind it; MODEX where there are too many."""
+    offset = 1
+    for _ in range(MAX_MODEX):
+        size = body[offset] + 1
+        offset += 1
+        if size == 256:
+            size = (body[offset] << 8 | body[offset + 1]) + 1
+            offset += 2
+        offset += size
+        packet_type = body[offset] & 0x0F
+        offset += 1
+        if packet_type != MODEX:
+            return packet_type, offset
+    return MODEX, offset
+
+
+def _parse_multitrack(body: bytes, offset: int, multitrack: int) -> Packet | None:
+    kind = body[offset] >> 4
+    packet_type = body[offset] & 0x0F
+    offset += 1
+    if kind > MANY_TRACKS_MANY_CODECS or packet_type in (multitrack, MODEX):
+        return None
+    fourcc = b""
+    if kind != MANY_TRACKS_MANY_CODECS:
+        fourcc = _fourcc(body, offset)
+        offset += 4
+    if kind == ONE_TRACK:
+        return Packet(packet_type, (Track(body[offset], fourcc, offset + 1, len(body)),))
+    found: list[Track] = []
+    while offset < len(body):
+        if len(found) == MAX_TRACKS:
+            return None
+        if kind == MANY_TRACKS_MANY_CODECS:
+            fourcc = _fourcc(body, offset)
+            offset += 4
+        start = offset + 4
+        stop = start + (body[offset + 1] << 16 | body[offset + 2] << 8 | body[offset + 3])
+        if stop > len(body):
+            return None
+        found.append(Track(body[offset], fourcc, start, stop))
+        offset = stop
+    return Packet(packet_type, tuple(found)) if found else None
+
+
+def _fourcc(body: bytes, offset: int) -> bytes:
+    fourcc = body[offset : offset + 4]
+    if len(fourcc) < 4:
+        raise IndexError
+    return fourcc
+
+
+def _classify_rare(type_id: int, body: bytes) -> int:
+    packet = parse(type_id, body)
+    if packet is None:
+        return OTHER
+    if packet.packet_type in _header_kinds(type_id):
+        return HEADER
+    if type_id == AUDIO:
+        return FRAME if packet.packet_type == CODED_FRAMES else OTHER
+    return _BY_FRAME_TYPE[body[0] >> 4] if packet.packet_type in _CODED else OTHER
+
+
+def _header_kinds(type_id: int) -> dict[int, str]:
+    return _VIDEO_HEADERS if type_id == VIDEO else _AUDIO_HEADERS
+
+
+def _is_enhanced(type_id: int, body: bytes) -> bool:
+    return bool(body[0] & 0x80) if type_id == VIDEO else body[0] >> 4 == EX_HEADER
+
+
+def _distinct(packet: Packet) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(track.track_id for track in packet.tracks))
