@@ -1,0 +1,71 @@
+# Sourced by serve, test and .ci/run: the virtual environment .venv in the checkout's root.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# install_debian PACKAGE...: as root or with sudo; fails with a line that says what to do where that is impossible.
+install_debian() {
+    local as_root=()
+    if ! command -v apt-get >/dev/null; then
+        say "please install: $* (there is no apt-get here to do it with)"
+        return 1
+    fi
+    say "installing Debian packages: $*"
+    if [ "$(id -u)" -ne 0 ]; then
+        as_root=(sudo)
+        # Nobody is there to type a password where standard input is no terminal.
+        [ -t 0 ] || as_root+=(-n)
+        if ! "${as_root[@]}" true; then
+            say "please run, as root: apt-get install $*"
+            return 1
+        fi
+    fi
+    "${as_root[@]}" apt-get -qq update </dev/null >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install --no-install-recommends -y "$@" </dev/null >&2
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# make_venv: afterwards $venv/bin/python is a Python of this checkout.
+make_venv() {
+    local python
+    # A moved or copied checkout, or a Python that is gone, leaves scripts behind that start nothing.
+    if [ "$(cat "$venv/.root" 2>/dev/null)" = "$root" ] && "$venv/bin/python" -c '' 2>/dev/null; then
+        return
+    fi
+    python=$(find_python) || { install_debian python3 python3-venv && python=$(find_python); } || {
+        say "Python 3.11 or later is needed; set PYTHON to one if it is not on the PATH"
+        return 1
+    }
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || install_debian python3-venv
+    say "making $venv with $("$python" -V)"
+    "$python" -m venv --clear "$venv"
+    printf '%s\n' "$root" >"$venv/.root"
+}
+
+# ensure_venv [EXTRA]: the virtual environment with this checkout and its dependencies in it. Needs no network while
+# setup.cfg and pyproject.toml are as they were when it last ran.
+ensure_venv() {
+    local extra=${1:-} wanted stamp
+    make_venv
+    stamp=$venv/.installed-${extra:-plain}
+    wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        say "installing dependencies into $venv${extra:+ (for $extra)}"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" \
+            </dev/null >&2
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+}
