@@ -135,10 +135,9 @@ def nested(depth: int) -> Value:
 class DecodingAndEncoding(SynchronousTestCase):
     def test_table(self) -> None:
         for value, data in TABLE:
-            with self.subTest(value=value):
-                self.assertEqual(encode(value), data)
-                self.assertEqual(decode(data), [value])
-                self.assertEqual(kinds(decode(data)[0]), kinds(value))
+            self.assertEqual(encode(value), data)
+            self.assertEqual(decode(data), [value])
+            self.assertEqual(kinds(decode(data)[0]), kinds(value))
 
     def test_several_values(self) -> None:
         data = b"".join(data for _, data in TABLE)
@@ -163,8 +162,7 @@ class DecodingAndEncoding(SynchronousTestCase):
 
     def test_lenient(self) -> None:
         for name, data, expected in LENIENT:
-            with self.subTest(name):
-                self.assertEqual(decode(data), expected)
+            self.assertEqual(decode(data), expected, name)
 
     def test_undefined_is_false(self) -> None:
         self.assertFalse(UNDEFINED)
@@ -187,11 +185,17 @@ class DecodingAndEncoding(SynchronousTestCase):
         self.assertEqual(decode(encode("onMetaData", metadata)), ["onMetaData", metadata])
 
 
+def refused(data: bytes) -> bool:
+    try:
+        decode(data)
+    except ProtocolError:
+        return True
+    return False
+
+
 class Hostile(SynchronousTestCase):
     def test_table(self) -> None:
-        for name, data in HOSTILE:
-            with self.subTest(name):
-                self.assertRaises(ProtocolError, decode, data)
+        self.assertEqual([name for name, data in HOSTILE if not refused(data)], [])
 
     def test_every_cut(self) -> None:
         """A message cut anywhere is understood or refused, and one that holds a whole value is not confused."""

@@ -125,12 +125,11 @@ HOSTILE: list[tuple[str, bytes]] = [
 class Decoding(SynchronousTestCase):
     def test_table(self) -> None:
         for data, expected in TABLE:
-            with self.subTest(data=data):
-                for prefix in (b"", b"\xff\xff"):
-                    value, offset = decode_value(prefix + data + b"\x55", len(prefix))
-                    self.assertEqual(value, expected)
-                    self.assertIs(type(value), type(expected))
-                    self.assertEqual(offset, len(prefix) + len(data))
+            for prefix in (b"", b"\xff\xff"):
+                value, offset = decode_value(prefix + data + b"\x55", len(prefix))
+                self.assertEqual(value, expected)
+                self.assertIs(type(value), type(expected))
+                self.assertEqual(offset, len(prefix) + len(data))
 
     def test_from_amf0(self) -> None:
         data = b"".join(b"\x11" + data for data, _ in TABLE[:30])
@@ -152,11 +151,17 @@ class Decoding(SynchronousTestCase):
         self.assertEqual(decode_value(b"\x04" + u29(number & 0x1FFFFFFF))[0], float(number))
 
 
+def refused(data: bytes) -> bool:
+    try:
+        decode_value(data)
+    except ProtocolError:
+        return True
+    return False
+
+
 class Hostile(SynchronousTestCase):
     def test_table(self) -> None:
-        for name, data in HOSTILE:
-            with self.subTest(name):
-                self.assertRaises(ProtocolError, decode_value, data)
+        self.assertEqual([name for name, data in HOSTILE if not refused(data)], [])
 
     def test_every_cut(self) -> None:
         for data, _ in TABLE:

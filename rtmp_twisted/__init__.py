@@ -1,0 +1,1 @@
+"""An RTMP and RTMPS server for live broadcasting, on Twisted."""

@@ -1,0 +1,258 @@
+"""A channel: one publisher, many players, and the log between them. Made and used by the broker.
+
+A message that comes in is chunked once, into the log. A flush hands what is new to all players: those that keep up
+get one call each with the same bytes; the others advance on their own, from where they are.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers, KeptHeaders
+from rtmp_twisted.live.log import Block, Log
+from rtmp_twisted.live.pacer import Pacer
+from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.wire import media, messages
+from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
+
+
+@frozen
+class ChannelOptions:
+    """``chunk_size`` (bytes) of what players get; ``cache_bytes`` kept for joiners at most, 0 none;
+    ``whole_stream``: keep all that was published, not one group of pictures; ``merge_messages``: most messages that
+    one write gathers."""
+
+    chunk_size: int = 4096
+    cache_bytes: int = 256 * 1024 * 1024
+    whole_stream: bool = False
+    merge_messages: int = 8
+
+
+class Channel:
+    """``on_air`` is whether a publisher's media is let in: between `begin` and `end`."""
+
+    def __init__(self, name: str, options: ChannelOptions, pacer: Pacer, clock: IReactorTime) -> None:
+        self.name = name
+        self.log = Log(options.chunk_size, options.cache_bytes, options.whole_stream)
+        self.on_air = False
+        self.key = ""
+        self.dropped = 0
+        """Video messages dropped because no keyframe had come yet, in this publish."""
+        self._options = options
+        self._pacer = pacer
+        self._clock = clock
+        self._cost = 0.0
+        self._due = 0.0
+        self._timer: IDelayedCall | None = None
+        self._forget()
+        self.players: set[Player] = set()
+        self._keeping_up: dict[Player, Callable[[bytes], int]] = {}
+        self._behind: set[Player] = set()
+        self._waiting: set[Player] = set()
+
+    # The publisher's side
+
+    def begin(self, key: str) -> list[Player]:
+        """A publish starts. Returns the players that waited with another key; they are not in the channel any more."""
+        strangers = [player for player in self.players if not same_key(player.key, key)]
+        for player in strangers:
+            self.leave(player)
+        self.key = key
+        self.on_air = True
+        self.dropped = 0
+        self._forget()
+        # A player that waits with cache=clear gets all of it now: nobody else needs it kept.
+        whole = self._options.whole_stream and all(player.cache is not Cache.CLEAR for player in self.players)
+        self.log.restart(whole)
+        if whole:
+            self.log.begin_group(self._headers.now())
+        self.log.append(messages.user_control(messages.STREAM_BEGIN, PLAYER_STREAM_ID))
+        self.log.append(self._status("NetStream.Play.PublishNotify", f"{self.name} is now published."))
+        return strangers
+
+    def publish(self, message: Message) -> None:
+        """One audio, video or data message of the publisher, its data messages in the form players get."""
+        type_id = message.type_id
+        if type_id == VIDEO:
+            kind = media.classify_video(message.body)
+            if kind == media.FRAME and not self._keyframe_seen:
+                self.dropped += 1
+                return
+            if kind == media.KEYFRAME:
+                self._keyframe_seen = True
+                self._begin_group()
+            elif kind == media.HEADER:
+                self._has_video = True
+                self._headers.keep(message)
+        elif type_id == AUDIO and media.classify_audio(message.body) == media.HEADER:
+            self._headers.keep(message)
+        self.log.append(message._replace(stream_id=PLAYER_STREAM_ID))
+        if self.log.pending >= self._options.merge_messages:
+            self.flush()
+
+    def publish_metadata(self, message: Message) -> None:
+        """An ``onMetaData`` message: relayed, and kept for joiners."""
+        self._headers.keep_metadata(message)
+        self.publish(message)
+
+    def end(self) -> None:
+        """The publish has ended: the players are told, and nothing of it is kept for joiners."""
+        self.on_air = False
+        self.log.append(self._status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
+        self.log.append(messages.user_control(messages.STREAM_EOF, PLAYER_STREAM_ID))
+        self.flush()
+        self._forget()
+        self.log.restart(self._options.whole_stream)
+        for player in list(self._waiting):
+            self._start(player, self.log.head)
+
+    def flush_when_due(self) -> None:
+        """To be called when the publisher has nothing more to say at the moment."""
+        if self._timer is not None or not self.log.pending:
+            return
+        wait = self._due - self._clock.seconds()
+        if wait <= 0:
+            self.flush()
+        else:
+            self._timer = self._clock.callLater(min(wait, self._pacer.interval), self.flush)
+
+    def flush(self) -> None:
+        """Hands all that is new to the players."""
+        if self._timer is not None:
+            if self._timer.active():
+                self._timer.cancel()
+            self._timer = None
+        began = self._pacer.stopwatch()
+        log = self.log
+        log.seal()
+        first, log.head = log.head, log.tail
+        if first is log.tail:
+            return
+        if self._keeping_up:
+            self._fan_out(first)
+        for player in list(self._behind):
+            self._advance(player)
+        self._cost = self._pacer.account(self._cost, self._pacer.stopwatch() - began)
+        self._due = self._clock.seconds() + self._pacer.interval
+
+    def close(self) -> None:
+        """The channel is not used any more."""
+        self._pacer.forget(self._cost)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    # The players' side
+
+    def join(self, player: Player) -> None:
+        """Gives the player what its ``cache`` says, and what comes. Its key has been checked."""
+        player.channel = self
+        self.players.add(player)
+        self.unpause(player)
+
+    def unpause(self, player: Player) -> None:
+        """Starts a player that has no place in the log: from the cache, the next keyframe, or now."""
+        groups = self.log.groups
+        if player.cache is Cache.NO or not groups:
+            if self._has_video:
+                self.wait_for_group(player)
+            else:
+                self._start(player, self.log.head)
+            return
+        self.start_at_group(player, groups[-1] if player.cache is Cache.GOP else groups[0])
+        if player.cache is Cache.CLEAR:
+            self.log.keep_one_group()
+        player.cache = Cache.GOP
+
+    def pause(self, player: Player) -> None:
+        """The player gets nothing until `unpause`."""
+        self._remove(player)
+        player.stop()
+
+    def leave(self, player: Player) -> None:
+        """The player has gone, or has to go."""
+        self.pause(player)
+        self.players.discard(player)
+        player.channel = None
+
+    def reconsider(self, player: Player) -> None:
+        """What the player wants to get has changed."""
+        if player in self._keeping_up and not player.plain:
+            del self._keeping_up[player]
+            player.place(self.log.head, 0)
+            self._behind.add(player)
+
+    def resumed(self, player: Player) -> None:
+        if player in self._behind:
+            self._advance(player)
+
+    def start_at_group(self, player: Player, group: Block) -> None:
+        assert group.headers is not None
+        self._start(player, group, group.headers)
+
+    def wait_for_group(self, player: Player) -> None:
+        self._remove(player)
+        self._waiting.add(player)
+
+    def _start(self, player: Player, block: Block, headers: Headers | None = None) -> None:
+        self._remove(player)
+        self._behind.add(player)
+        player.start(block, headers or self._headers.now(), self.log)
+        self._advance(player)
+
+    def _advance(self, player: Player) -> None:
+        if player.advance() and player in self._behind:
+            self._behind.discard(player)
+            self._keeping_up[player] = player.offer
+
+    def _remove(self, player: Player) -> None:
+        self._keeping_up.pop(player, None)
+        self._behind.discard(player)
+        self._waiting.discard(player)
+
+    # Inside
+
+    def _fan_out(self, first: Block) -> None:
+        """One call for each player that keeps up: this loop is where a live server's time goes."""
+        if first.following is self.log.tail:
+            data = first.data
+        else:
+            blocks: list[bytes] = []
+            block: Block | None = first
+            while block is not None:
+                blocks.append(block.data)
+                block = block.following
+            data = b"".join(blocks)
+        size = len(data)
+        full: list[tuple[Player, int]] = []
+        for player, offer in self._keeping_up.items():
+            taken = offer(data)
+            if taken != size:
+                full.append((player, taken))
+        for player, taken in full:
+            del self._keeping_up[player]
+            self._behind.add(player)
+            player.place(first, taken)
+
+    def _begin_group(self) -> None:
+        self._has_video = True
+        self.log.begin_group(self._headers.now())
+        for player in list(self._waiting):
+            self.start_at_group(player, self.log.tail)
+
+    def _forget(self) -> None:
+        """Nothing of a publish is known any more."""
+        self._headers = KeptHeaders(self._options.chunk_size)
+        self._has_video = False
+        self._keyframe_seen = False
+
+    def _status(self, code: str, description: str) -> Message:
+        return messages.status(PLAYER_STREAM_ID, "status", code, description)
+
+
+def same_key(one: str, other: str) -> bool:
+    """Compares two keys in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())

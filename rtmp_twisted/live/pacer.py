@@ -1,0 +1,42 @@
+"""When to write to the players: at once while that is cheap, seldom where many watch. Used by channel only.
+
+System calls are what a live server's time goes to, one per player and write. The fewer writes, the less it costs and
+the later a frame arrives. The interval between two writes is chosen so that writing takes a fixed share of the core:
+what one round over all channels' players cost lately, divided by that share. It is one share for the whole process;
+a share for each channel would be as many shares as there are channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+SHARE = 0.08
+"""The part of one core that writing to players may take before writes are merged."""
+
+SMOOTHING = 0.25
+"""Weight of the newest cost, so that one round that was interrupted does not decide."""
+
+
+class Pacer:
+    """``longest`` is the most that a write waits for more, in seconds (0: always at once); ``stopwatch`` tells
+    seconds for measuring what a round cost."""
+
+    def __init__(self, longest: float, stopwatch: Callable[[], float]) -> None:
+        self._longest = longest
+        self._round = 0.0
+        self.stopwatch = stopwatch
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one write of a channel to its next."""
+        return min(self._longest, self._round / SHARE)
+
+    def account(self, before: float, cost: float) -> float:
+        """A channel's round, whose smoothed cost was ``before``, now cost ``cost`` seconds; returns the new one."""
+        after = before + (cost - before) * SMOOTHING
+        self._round += after - before
+        return after
+
+    def forget(self, cost: float) -> None:
+        """A channel whose smoothed cost was ``cost`` has gone."""
+        self._round = max(0.0, self._round - cost)

@@ -1,0 +1,165 @@
+"""RTMP messages: their types, and the ones a server makes itself (RTMP 1.0, sections 5.4, 6 and 7).
+
+A message is a value; ``chunks`` turns it into bytes and back. May be used by every other room.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from rtmp_twisted.wire import amf0
+from rtmp_twisted.wire.errors import ProtocolError
+
+# Message type ids: RTMP 1.0, sections 5.4 and 7.1.
+SET_CHUNK_SIZE = 1
+ABORT = 2
+ACKNOWLEDGEMENT = 3
+USER_CONTROL = 4
+WINDOW_ACKNOWLEDGEMENT_SIZE = 5
+SET_PEER_BANDWIDTH = 6
+AUDIO = 8
+VIDEO = 9
+DATA_AMF3 = 15
+COMMAND_AMF3 = 17
+DATA_AMF0 = 18
+COMMAND_AMF0 = 20
+AGGREGATE = 22
+
+# User Control event types: section 7.1.7.
+STREAM_BEGIN = 0
+STREAM_EOF = 1
+SET_BUFFER_LENGTH = 3
+PING_REQUEST = 6
+PING_RESPONSE = 7
+
+LIMIT_DYNAMIC = 2
+"""Set Peer Bandwidth limit type (section 5.4.5)."""
+
+
+class Message(NamedTuple):
+    """One whole message.
+
+    ``type_id`` is 0 to 255, ``stream_id`` the message stream id (32 bits), ``timestamp`` in milliseconds
+    modulo 2**32, ``body`` up to 16,777,215 bytes.
+    """
+
+    type_id: int
+    stream_id: int
+    timestamp: int
+    body: bytes
+
+
+class Command(NamedTuple):
+    """A command as its sender meant it: ``arguments`` starts with the command object (section 7.2)."""
+
+    name: str
+    transaction_id: float
+    arguments: list[amf0.Value]
+
+    def argument(self, index: int) -> amf0.Value:
+        """The argument at ``index`` (0 is the command object), or None where the sender left it out."""
+        return self.arguments[index] if index < len(self.arguments) else None
+
+
+def set_chunk_size(size: int) -> Message:
+    return Message(SET_CHUNK_SIZE, 0, 0, struct.pack(">I", size))
+
+
+def acknowledgement(sequence_number: int) -> Message:
+    """``sequence_number``: bytes received so far, modulo 2**32 (section 5.4.3)."""
+    return Message(ACKNOWLEDGEMENT, 0, 0, struct.pack(">I", sequence_number & 0xFFFFFFFF))
+
+
+def window_acknowledgement_size(size: int) -> Message:
+    return Message(WINDOW_ACKNOWLEDGEMENT_SIZE, 0, 0, struct.pack(">I", size))
+
+
+def set_peer_bandwidth(size: int, limit_type: int = LIMIT_DYNAMIC) -> Message:
+    return Message(SET_PEER_BANDWIDTH, 0, 0, struct.pack(">IB", size, limit_type))
+
+
+def user_control(event: int, data: int) -> Message:
+    """A User Control message whose event data is one 32-bit number (a stream id, or a ping's time)."""
+    return Message(USER_CONTROL, 0, 0, struct.pack(">HI", event, data & 0xFFFFFFFF))
+
+
+def command(name: str, transaction_id: float, *arguments: amf0.Value, stream_id: int = 0) -> Message:
+    return Message(COMMAND_AMF0, stream_id, 0, amf0.encode(name, transaction_id, *arguments))
+
+
+def status(stream_id: int, level: str, code: str, description: str) -> Message:
+    """An ``onStatus`` command (section 7.2.2); ``level`` is "status" or "error"."""
+    info: amf0.Value = {"level": level, "code": code, "description": description}
+    return command("onStatus", 0, None, info, stream_id=stream_id)
+
+
+def data(timestamp: int, *values: amf0.Value, stream_id: int = 0) -> Message:
+    return Message(DATA_AMF0, stream_id, timestamp, amf0.encode(*values))
+
+
+def four_bytes(message: Message) -> int:
+    """The number that a Set Chunk Size, Abort, Acknowledgement or Window Acknowledgement Size holds.
+
+    Raises ProtocolError where the body is shorter; what follows is ignored (Set Peer Bandwidth's limit type).
+    """
+    if len(message.body) < 4:
+        raise ProtocolError(f"message type {message.type_id} holds {len(message.body)} bytes, not 4")
+    return int.from_bytes(message.body[:4], "big")
+
+
+def parse_user_control(message: Message) -> tuple[int, bytes]:
+    """The event type and its data. Raises ProtocolError where there is no event type."""
+    if len(message.body) < 2:
+        raise ProtocolError(f"a User Control message of {len(message.body)} bytes has no event type")
+    return int.from_bytes(message.body[:2], "big"), message.body[2:]
+
+
+def parse_command(message: Message) -> Command:
+    """Reads a command (types 20, and 17 with its leading byte). Raises ProtocolError where it is none."""
+    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0)
+    if not values or not isinstance(values[0], str):
+        raise ProtocolError("a command does not begin with its name")
+    transaction_id = values[1] if len(values) > 1 else 0.0
+    if isinstance(transaction_id, bool) or not isinstance(transaction_id, (int, float)):
+        raise ProtocolError(f"command {values[0][:64]!r} has no transaction id")
+    return Command(values[0], float(transaction_id), values[2:])
+
+
+_SET_DATA_FRAME = amf0.encode("@setDataFrame")
+
+
+def data_name(message: Message) -> tuple[str, Message]:
+    """The name of a data message, and the message as players get it.
+
+    ``@setDataFrame`` is addressed to the server: the name is the one behind it, and players get what follows it. A
+    type 15 message whose leading byte says AMF 0 becomes a type 18 message. Nothing else is read: the name is empty
+    where there is none, and the message is relayed as it is.
+    """
+    type_id, body = message.type_id, message.body
+    if type_id == DATA_AMF3 and body[:1] == b"\0":
+        type_id, body = DATA_AMF0, body[1:]
+    if body.startswith(_SET_DATA_FRAME):
+        body = body[len(_SET_DATA_FRAME) :]
+    name = body[3 : 3 + int.from_bytes(body[1:3], "big")] if type_id == DATA_AMF0 and body[:1] == b"\2" else b""
+    return name.decode("utf-8", "replace"), message._replace(type_id=type_id, body=body)
+
+
+def split_aggregate(message: Message) -> list[Message]:
+    """Takes an aggregate message apart (section 7.1.6): FLV tags, whose times are moved so that the first is the
+    message's own. Raises ProtocolError where a tag reaches past the end."""
+    parts: list[Message] = []
+    body, position = message.body, 0
+    shift = 0
+    while position + 11 <= len(body):
+        length = int.from_bytes(body[position + 1 : position + 4], "big")
+        time = int.from_bytes(body[position + 4 : position + 7], "big") | body[position + 7] << 24
+        start = position + 11
+        if start + length > len(body):
+            raise ProtocolError("an aggregate message whose parts are longer than itself")
+        if not parts:
+            shift = message.timestamp - time
+        timestamp = (time + shift) & 0xFFFFFFFF
+        parts.append(Message(body[position], message.stream_id, timestamp, body[start : start + length]))
+        position = start + length + 4  # the back pointer
+    return parts
