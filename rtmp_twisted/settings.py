@@ -85,12 +85,12 @@ class Settings:
     # RTMPS.
     ssl_port: int = setting(PORT, 443, "RTMPS port")
     ssl_cert: str = setting(FILE, "", "PEM file of the certificate and its chain. With SSL_KEY, RTMPS is on")
-    ssl_key: str = setting(FILE, "", "PEM file of the private key")
+    ssl_key: str = setting(FILE, "", "PEM file of the private key that belongs to SSL_CERT")
     ssl_bind_address: str = setting(
         ADDRESS, lambda self: self.bind_address, "address for RTMPS alone", "the value of BIND_ADDRESS"
     )
     ssl_check_reload_seconds: int = setting(
-        number(0, 31_536_000), 60, "how often, in seconds, the two files are checked for change; 0 never"
+        number(0, 31_536_000), 60, "how often, in seconds, SSL_CERT and SSL_KEY are checked for change; 0 never"
     )
 
     # Names.
@@ -114,7 +114,7 @@ class Settings:
         number(1, 1_000_000), 4, "connections from one address at a time, RTMP and RTMPS together"
     )
     concurrent_limit_whitelist: Networks = setting(
-        NETWORKS, Networks(), "addresses and networks that this limit does not apply to, or `*`"
+        NETWORKS, Networks(), "addresses and networks that MAX_IP_CONCURRENT_CONNECTIONS does not apply to, or `*`"
     )
     max_connections: int = setting(
         number(0, 1_000_000), 0, "connections at a time in all; 0: as many as the process's file limit lets be"
@@ -143,11 +143,11 @@ class Settings:
     redis_use: bool = setting(SWITCH, False, "listen for commands on Redis Pub/Sub")
     redis_host: str = setting(WORD, "127.0.0.1", "host of the Redis server")
     redis_port: int = setting(PORT, 6379, "port of the Redis server")
-    redis_username: str = setting(TEXT, "", "user name, where Redis has ACL users")
-    redis_password: str = setting(SECRET, "", "password")
-    redis_channel: str = setting(TEXT, "rtmp_commands", "Pub/Sub channel")
+    redis_username: str = setting(TEXT, "", "user name for Redis, where it has ACL users")
+    redis_password: str = setting(SECRET, "", "password for Redis")
+    redis_channel: str = setting(TEXT, "rtmp_commands", "Redis Pub/Sub channel to listen on")
     redis_tls: bool = setting(SWITCH, False, "connect to Redis over TLS; its certificate is verified")
-    redis_tls_ca: str = setting(FILE, "", "PEM file of the authorities to verify it against; empty: the system's")
+    redis_tls_ca: str = setting(FILE, "", "PEM file of the authorities that vouch for Redis; empty: the system's")
 
     # The coordinator.
     control_use: bool = setting(SWITCH, False, "use a coordinator; it replaces callbacks")
@@ -158,8 +158,10 @@ class Settings:
     )
     control_secret: str = setting(SECRET, "", "HS256 secret shared with the coordinator")
     external_ip: str = setting(WORD, "", "address at which the other parts of the system reach this server")
-    external_port: int | None = setting(optional(PORT), None, "port at which they do")
-    external_ssl: bool = setting(SWITCH, False, "whether they are to use RTMPS")
+    external_port: int | None = setting(
+        optional(PORT), None, "port at which the other parts of the system reach this server"
+    )
+    external_ssl: bool = setting(SWITCH, False, "whether the other parts of the system are to use RTMPS")
 
     # Media.
     rtmp_chunk_size: int = setting(number(128, 65_536), 4096, "outgoing chunk size, in bytes")
@@ -182,8 +184,10 @@ class Settings:
 
     # Running it.
     http_port: int = setting(number(0, 65_535), 0, "port of the HTTP server for operators; 0: off")
-    http_bind_address: str = setting(ADDRESS, "127.0.0.1", "its address; beyond loopback HTTP_TOKEN is required")
-    http_token: str = setting(SECRET_WORD, "", "bearer token that it asks for")
+    http_bind_address: str = setting(
+        ADDRESS, "127.0.0.1", "address of the HTTP server; beyond loopback HTTP_TOKEN is required"
+    )
+    http_token: str = setting(SECRET_WORD, "", "bearer token that the HTTP server asks for")
     shutdown_grace_seconds: int = setting(
         number(0, 60), 3, "how long, in seconds, a stop waits for what is under way: last media, stop events"
     )
