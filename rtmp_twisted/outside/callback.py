@@ -1,0 +1,252 @@
+"""The callback: an HTTP application that decides on each publish and is told of its end.
+
+`CallbackAuthority` is made by tap.py, only when CALLBACK_URL is set: importing this file imports treq and PyJWT.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, TypeVar
+
+from hyperlink import DecodedURL
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from rtmp_twisted.live.authority import IPublishAuthority, Refused
+from rtmp_twisted.outside.texts import describe, plain_address, stream_id_problem
+from rtmp_twisted.outside.tokens import signed_token
+
+#: Seconds for one request in all: connection, TLS, answer.
+TIMEOUT = 15.0
+
+#: Seconds before each further attempt to deliver a *stop*.
+STOP_RETRY_DELAYS = (1.0, 3.0, 9.0)
+
+#: Seconds that a shutdown waits for the requests that are under way.
+SHUTDOWN_TIMEOUT = 20.0
+
+#: Seconds for which a token is good.
+TOKEN_LIFETIME = 120
+
+#: Bytes of an answer's body that are read, to be thrown away, before its connection is closed instead.
+MAX_BODY = 64 * 1024
+
+#: Idle connections kept to the application, and for how many seconds.
+MAX_IDLE_CONNECTIONS = 8
+IDLE_SECONDS = 60
+
+_log = Logger()
+_T = TypeVar("_T")
+
+
+@implementer(IPublishAuthority)
+class CallbackAuthority(Service):
+    """Asks ``url`` whether a publish may start, and tells it of its end.
+
+    ``end`` may be called until `stopService` has fired, and that waits for what is under way; so whatever ends the
+    publishes at a shutdown must be stopped before this service is.
+
+    ``client`` and ``clock`` replace the HTTP client and the reactor's time in tests; ``trust_root`` the system's
+    roots for https; ``now`` gives the time of day in seconds, for the tokens.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        url: str,
+        secret: str,
+        subject: str = "rtmp_event",
+        rtmp_host: str = "",
+        rtmp_port: int = 1935,
+        timeout: float = TIMEOUT,
+        trust_root: Any = None,
+        client: HTTPClient | None = None,
+        clock: IReactorTime | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        parsed = DecodedURL.from_text(url)
+        self._url = parsed.replace(userinfo=())  # type: ignore[arg-type]
+        self._auth = (parsed.user, ":".join(parsed.userinfo[1:])) if parsed.user else None
+        self._secret = secret
+        self._claims: dict[str, str | int] = {"sub": subject, "rtmp_host": rtmp_host, "rtmp_port": rtmp_port}
+        self._timeout = timeout
+        self._reactor = reactor
+        self._clock = clock or reactor
+        self._now = now
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = MAX_IDLE_CONNECTIONS
+        self._pool.cachedConnectionTimeout = IDLE_SECONDS
+        self._client = client or self._make_client(trust_root)
+        self._under_way: set[Deferred[Any]] = set()
+        self._bodies: set[_IgnoredBody] = set()
+        self._idle: Deferred[None] | None = None
+        self._given_up = False
+
+    def _make_client(self, trust_root: Any) -> HTTPClient:
+        policy = BrowserLikePolicyForHTTPS(trustRoot=trust_root)
+        agent = Agent(self._reactor, contextFactory=policy, connectTimeout=self._timeout, pool=self._pool)
+        no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+        return HTTPClient(agent, cookiejar=no_cookies)
+
+    def start(self, channel: str, key: str, client_ip: str) -> Deferred[str]:
+        return self._track(Deferred.fromCoroutine(self._ask(channel, key, client_ip)))
+
+    def end(self, channel: str, key: str, stream_id: str, client_ip: str) -> Deferred[None]:
+        return self._track(Deferred.fromCoroutine(self._tell(channel, key, stream_id, client_ip)))
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when all requests under way are done, or given up after `SHUTDOWN_TIMEOUT`."""
+        super().stopService()
+        idle: Deferred[None] = Deferred()
+        if self._under_way:
+            self._idle = idle
+            idle.addTimeout(SHUTDOWN_TIMEOUT, self._clock)
+            idle.addErrback(self._give_up)
+        else:
+            idle.callback(None)
+        return idle.addCallback(self._close)
+
+    def _give_up(self, _: Failure) -> None:
+        self._idle = None
+        self._given_up = True
+        _log.error("shutting down without the end of {count} callback requests", count=len(self._under_way))
+        for work in list(self._under_way):
+            work.cancel()
+
+    def _close(self, _: None) -> Deferred[None]:
+        for body in list(self._bodies):
+            body.drop()
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
+
+    def _track(self, work: Deferred[_T]) -> Deferred[_T]:
+        outcome: Deferred[_T] = Deferred()
+        self._under_way.add(work)
+        # First the caller acts on the outcome, perhaps with a stop for a publisher that has left meanwhile; only
+        # then is this request done. A shutdown that waits must not miss that stop.
+        work.addBoth(_pass_on, outcome)
+        work.addBoth(lambda _: self._done(work))
+        return outcome
+
+    def _done(self, work: Deferred[Any]) -> None:
+        self._under_way.discard(work)
+        if self._idle is not None and not self._under_way:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+
+    async def _ask(self, channel: str, key: str, client_ip: str) -> str:
+        try:
+            response = await self._post("start", {"channel": channel, "key": key}, client_ip)
+        except Exception as error:
+            raise Refused(f"the callback could not be asked: {describe(error)}") from None
+        if response.code != 200:
+            raise Refused(f"the callback answered with status {response.code}")
+        stream_id = _stream_id(response)
+        problem = stream_id_problem(stream_id)
+        if problem is not None:
+            # The application has accepted and believes in a stream that will not be: so it gets its stop.
+            self.end(channel, key, stream_id, client_ip)
+            raise Refused(f"the callback answered with {problem}")
+        return stream_id
+
+    async def _tell(self, channel: str, key: str, stream_id: str, client_ip: str) -> None:
+        claims = {"channel": channel, "key": key, "stream_id": stream_id}
+        for delay in (*STOP_RETRY_DELAYS, None):
+            problem = await self._try_stop(claims, client_ip)
+            if not problem:
+                return
+            if delay is None or self._given_up:
+                break
+            _log.warn("a stop of channel {channel} failed: {problem}", channel=channel, problem=problem)
+            try:
+                await deferLater(self._clock, delay, lambda: None)
+            except CancelledError:
+                break
+        _log.error("the stop of channel {channel} was given up: {problem}", channel=channel, problem=problem)
+
+    async def _try_stop(self, claims: dict[str, str], client_ip: str) -> str:
+        """Returns what went wrong, or an empty text."""
+        try:
+            response = await self._post("stop", claims, client_ip)
+        except Exception as error:
+            return describe(error)
+        return "" if 200 <= response.code < 300 else f"status {response.code}"
+
+    def _post(self, event: str, claims: dict[str, str], client_ip: str) -> Deferred[IResponse]:
+        """One request; fires at the answer's head. The body follows under its own bounds and means nothing."""
+        issued = int(self._now())
+        token = signed_token(
+            {
+                **self._claims,
+                "iat": issued,
+                "exp": issued + TOKEN_LIFETIME,
+                "event": event,
+                **claims,
+                "client_ip": plain_address(client_ip),
+            },
+            self._secret,
+        )
+        answer = self._client.post(
+            self._url,
+            headers=Headers({"rtmp-event": [token]}),
+            auth=self._auth,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._reactor,
+        )
+        answer.addTimeout(self._timeout, self._clock)
+        return answer.addCallback(self._ignore_body)
+
+    def _ignore_body(self, response: IResponse) -> IResponse:
+        response.deliverBody(_IgnoredBody(self._bodies, self._clock, self._timeout))
+        return response
+
+
+def _pass_on(result: _T | Failure, outcome: Deferred[_T]) -> None:
+    outcome.callback(result)
+
+
+def _stream_id(response: IResponse) -> str:
+    value: bytes = response.headers.getRawHeaders(b"stream-id", [b""])[0]
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+class _IgnoredBody(Protocol):
+    """Reads an answer's body so that its connection can be used again, up to `MAX_BODY` bytes and a time."""
+
+    def __init__(self, bodies: set[_IgnoredBody], clock: IReactorTime, timeout: float) -> None:
+        self._bodies = bodies
+        self._limit: IDelayedCall = clock.callLater(timeout, self.drop)
+        self._size = 0
+        bodies.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > MAX_BODY:
+            self.drop()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._bodies.discard(self)
+        if self._limit.active():
+            self._limit.cancel()
+
+    def drop(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
