@@ -1,0 +1,427 @@
+"""Settings: what is accepted, what is not and what is said about it, and that the table is the documentation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from attrs import evolve, fields
+from twisted.python.usage import Options
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtmp_twisted import settings as module
+from rtmp_twisted.settings import NOT_YET, Settings, SettingsError, markdown_table, option_parameters
+from rtmp_twisted.settings_types import EVERYONE, Networks, mask_url, read_dotenv
+
+HERE = Path(__file__)
+SECRET = "s3cret-hunter2"
+
+# Shared with every implementation that reads these variables: the variable, and its default as a value.
+DOCUMENTED = {
+    "RTMP_PORT": 1935,
+    "RTMP_HOST": "",
+    "BIND_ADDRESS": "",
+    "RTMP_CHUNK_SIZE": 4096,
+    "GOP_CACHE_SIZE_MB": 256,
+    "MSG_BUFFER_SIZE": 8,
+    "ID_MAX_LENGTH": 128,
+    "ID_ALLOW_EMPTY": False,
+    "ID_ALLOW_SPECIAL_CHARACTERS": False,
+    "RTMP_PLAY_WHITELIST": EVERYONE,
+    "PLAY_ALLOWED_FROM": Networks(),
+    "MAX_IP_CONCURRENT_CONNECTIONS": 4,
+    "CONCURRENT_LIMIT_WHITELIST": Networks(),
+    "CALLBACK_URL": "",
+    "JWT_SECRET": "",
+    "CUSTOM_JWT_SUBJECT": "rtmp_event",
+    "REDIS_USE": False,
+    "REDIS_HOST": "127.0.0.1",
+    "REDIS_PORT": 6379,
+    "REDIS_USERNAME": "",
+    "REDIS_PASSWORD": "",
+    "REDIS_CHANNEL": "rtmp_commands",
+    "REDIS_TLS": False,
+    "REDIS_TLS_CA": "",
+    "CONTROL_USE": False,
+    "CONTROL_BASE_URL": "",
+    "CONTROL_SECRET": "",
+    "EXTERNAL_IP": "",
+    "EXTERNAL_PORT": None,
+    "EXTERNAL_SSL": False,
+    "SSL_PORT": 443,
+    "SSL_CERT": "",
+    "SSL_KEY": "",
+    "SSL_BIND_ADDRESS": "",
+    "SSL_CHECK_RELOAD_SECONDS": 60,
+    "LOG_ERROR": True,
+    "LOG_WARNING": True,
+    "LOG_INFO": True,
+    "LOG_REQUESTS": True,
+    "LOG_DEBUG": False,
+    "LOG_TRACE": False,
+    "GOP_CACHE_MODE": "gop",
+    "WRITE_MERGE_MS": 100,
+    "PUBLISH_TAKEOVER_SECONDS": 3,
+    "MAX_PUBLISH_KBPS": 0,
+    "MAX_CONNECTIONS": 0,
+    "PROXY_PROTOCOL_FROM": Networks(),
+    "HTTP_PORT": 0,
+    "HTTP_BIND_ADDRESS": "127.0.0.1",
+    "HTTP_TOKEN": "",
+    "SHUTDOWN_GRACE_SECONDS": 3,
+    "LISTEN": (),
+}
+
+# Variable, text, value.
+GOOD: list[tuple[str, str, object]] = [
+    ("RTMP_PORT", "1936", 1936),
+    ("RTMP_PORT", " 1936 ", 1936),
+    ("RTMP_PORT", "65535", 65535),
+    ("RTMP_CHUNK_SIZE", "128", 128),
+    ("RTMP_CHUNK_SIZE", "65536", 65536),
+    ("GOP_CACHE_SIZE_MB", "0", 0),
+    ("SSL_CHECK_RELOAD_SECONDS", "0", 0),
+    ("REDIS_USE", "yes", True),
+    ("REDIS_USE", "True", True),
+    ("REDIS_USE", "1", True),
+    ("REDIS_USE", "oN", True),
+    ("LOG_INFO", "No", False),
+    ("LOG_INFO", "FALSE", False),
+    ("LOG_INFO", "0", False),
+    ("LOG_INFO", "off", False),
+    ("BIND_ADDRESS", "127.0.0.1", "127.0.0.1"),
+    ("BIND_ADDRESS", "::", "::"),
+    ("BIND_ADDRESS", "[::1]", "::1"),
+    ("BIND_ADDRESS", "localhost", "127.0.0.1"),
+    ("RTMP_PLAY_WHITELIST", "*", EVERYONE),
+    ("PLAY_ALLOWED_FROM", "10.1.2.3/8, ::1", Networks.parse("10.0.0.0/8,::1")),
+    ("CALLBACK_URL", "https://user:pw@example.net:8443/cb?x=1", "https://user:pw@example.net:8443/cb?x=1"),
+    ("CALLBACK_URL", "http://[::1]:80", "http://[::1]:80"),
+    ("CONTROL_BASE_URL", "wss://10.0.0.0:8080/", "wss://10.0.0.0:8080/"),
+    ("EXTERNAL_PORT", "1935", 1935),
+    ("GOP_CACHE_MODE", "Stream", "stream"),
+    ("REDIS_PASSWORD", " blanks count ", " blanks count "),
+    ("REDIS_TLS_CA", str(HERE), str(HERE.absolute())),
+    ("LISTEN", "unix:/run/a  tcp:1936:interface=\\:\\:1", ("unix:/run/a", "tcp:1936:interface=\\:\\:1")),
+    ("WRITE_MERGE_MS", "0", 0),
+    ("WRITE_MERGE_MS", "1000", 1000),
+    ("SHUTDOWN_GRACE_SECONDS", "60", 60),
+]
+
+# Variable, text, part of what would be accepted.
+BAD = [
+    ("RTMP_PORT", "http", "from 1 to 65535"),
+    ("RTMP_PORT", "0", "from 1 to 65535"),
+    ("RTMP_PORT", "65536", "from 1 to 65535"),
+    ("RTMP_PORT", "-1", "from 1 to 65535"),
+    ("RTMP_PORT", "1_935", "from 1 to 65535"),
+    ("RTMP_PORT", "19 35", "from 1 to 65535"),
+    ("RTMP_PORT", "1935.0", "from 1 to 65535"),
+    ("RTMP_PORT", "١٩٣٥", "from 1 to 65535"),
+    ("RTMP_PORT", "9" * 5000, "from 1 to 65535"),
+    ("RTMP_CHUNK_SIZE", "127", "from 128 to 65536"),
+    ("RTMP_CHUNK_SIZE", "65537", "from 128 to 65536"),
+    ("MSG_BUFFER_SIZE", "0", "from 1 to"),
+    ("ID_MAX_LENGTH", "0", "from 1 to 65535"),
+    ("MAX_IP_CONCURRENT_CONNECTIONS", "0", "from 1 to"),
+    ("SHUTDOWN_GRACE_SECONDS", "61", "from 0 to 60"),
+    ("WRITE_MERGE_MS", "1001", "from 0 to 1000"),
+    ("REDIS_USE", "maybe", "YES, TRUE, 1 or ON"),
+    ("REDIS_USE", "y", "YES, TRUE, 1 or ON"),
+    ("LOG_TRACE", "2", "YES, TRUE, 1 or ON"),
+    ("BIND_ADDRESS", "eth0", "IPv4 or IPv6 address"),
+    ("BIND_ADDRESS", "1.2.3.4:1935", "IPv4 or IPv6 address"),
+    ("RTMP_PLAY_WHITELIST", "10.0.0.0/33", "addresses and networks"),
+    ("RTMP_PLAY_WHITELIST", ",", "addresses and networks"),
+    ("RTMP_PLAY_WHITELIST", "127.0.0.1,", "addresses and networks"),
+    ("RTMP_PLAY_WHITELIST", "127.0.0.1 10.0.0.0/8", "addresses and networks"),
+    ("CONCURRENT_LIMIT_WHITELIST", "office", "addresses and networks"),
+    ("PROXY_PROTOCOL_FROM", "1.2.3", "addresses and networks"),
+    ("CALLBACK_URL", "example.net/cb", "http:// or https:// URL"),
+    ("CALLBACK_URL", "ftp://example.net/cb", "http:// or https:// URL"),
+    ("CALLBACK_URL", "http://", "http:// or https:// URL"),
+    ("CALLBACK_URL", "http://example.net:0x50/", "http:// or https:// URL"),
+    ("CALLBACK_URL", "http://example.net/a b", "http:// or https:// URL"),
+    ("CALLBACK_URL", "http://example.net/\r\nX: y", "http:// or https:// URL"),
+    ("CALLBACK_URL", "http://[::1", "http:// or https:// URL"),
+    ("CONTROL_BASE_URL", "https://example.net", "ws:// or wss:// URL"),
+    ("CONTROL_BASE_URL", "coordinator", "ws:// or wss:// URL"),
+    ("CONTROL_BASE_URL", "ws://example.net/?a=b", "without a query"),
+    ("EXTERNAL_PORT", "auto", "from 1 to 65535"),
+    ("EXTERNAL_IP", "10.0.0.1\r\nx-evil: 1", "no blanks"),
+    ("CUSTOM_JWT_SUBJECT", "a\x00b", "without control characters"),
+    ("GOP_CACHE_MODE", "all", "gop or stream"),
+    ("SSL_CERT", "/nonexistent/fullchain.pem", "file that can be read"),
+    ("REDIS_TLS_CA", "/", "file that can be read"),
+]
+
+
+class LoadTests(SynchronousTestCase):
+    def mistakes(self, environ: dict[str, str], options: dict[str, object] | None = None) -> list[str]:
+        with self.assertRaises(SettingsError) as caught:
+            Settings.load(environ, options)
+        return list(caught.exception.lines)
+
+    def test_defaults(self) -> None:
+        loaded = Settings.load({})
+        self.assertEqual({name: getattr(loaded, name.lower()) for name in DOCUMENTED}, DOCUMENTED)
+        self.assertEqual(len(option_parameters()), len(DOCUMENTED))
+        self.assertEqual(loaded, Settings())
+        self.assertEqual(loaded.warnings(), [])
+        self.assertEqual(loaded.non_default(), [])
+
+    def test_good(self) -> None:
+        for name, text, value in GOOD:
+            loaded = Settings.load({name: text})
+            self.assertEqual((name, text, getattr(loaded, name.lower())), (name, text, value))
+            self.assertEqual(loaded.given, {name.lower()})
+
+    def test_bad(self) -> None:
+        for name, text, accepted in BAD:
+            lines = [line for line in self.mistakes({name: text}) if line.startswith(f"{name}: ")]
+            self.assertEqual(len(lines), 1, (name, text))
+            self.assertIn(accepted, lines[0])
+            self.assertTrue(lines[0].isprintable() and len(lines[0]) < 500, lines)
+
+    def test_value_is_shown(self) -> None:
+        wanted = "RTMP_PORT: 'http' cannot be used; it takes a whole number from 1 to 65535"
+        self.assertEqual(self.mistakes({"RTMP_PORT": "http"}), [wanted])
+
+    def test_all_mistakes_at_once(self) -> None:
+        environ = {"RTMP_PORT": "x", "REDIS_USE": "perhaps", "CONTROL_USE": "YES"}
+        lines = self.mistakes(environ, {"redis-port": "y"})
+        self.assertEqual(
+            sorted(line.partition(":")[0] for line in lines),
+            ["CONTROL_USE", "REDIS_PORT (option --redis-port)", "REDIS_USE", "RTMP_PORT"],
+        )
+
+    def test_empty_is_unset(self) -> None:
+        nothing = {name: "  " if name == "RTMP_PORT" else "" for name in DOCUMENTED}
+        self.assertEqual(Settings.load(nothing, {"rtmp-port": ""}), Settings())
+
+    def test_precedence(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("RTMP_PORT=1\nREDIS_PORT=2\nSSL_PORT=3\n")
+        environ = {"RTMP_PORT": "11", "REDIS_PORT": "12", "SSL_PORT": ""}
+        loaded = Settings.load(environ, {"rtmp-port": "21", "redis-port": None}, file)
+        self.assertEqual((loaded.rtmp_port, loaded.redis_port, loaded.ssl_port), (21, 12, 3))
+
+    def test_a_stronger_source_hides_a_weaker_mistake(self) -> None:
+        self.assertEqual(Settings.load({"RTMP_PORT": "x"}, {"rtmp-port": "1936"}).rtmp_port, 1936)
+
+    def test_dependent_defaults(self) -> None:
+        self.assertTrue(Settings.load({"LOG_DEBUG": "YES"}).log_trace)
+        self.assertFalse(Settings.load({"LOG_DEBUG": "YES", "LOG_TRACE": "NO"}).log_trace)
+        self.assertEqual(Settings.load({"BIND_ADDRESS": "::1"}).ssl_bind_address, "::1")
+        control = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1"}
+        self.assertEqual(Settings.load(control).gop_cache_mode, "stream")
+        self.assertEqual(Settings.load({**control, "GOP_CACHE_MODE": "gop"}).gop_cache_mode, "gop")
+
+    def test_play_whitelist_and_its_other_name(self) -> None:
+        self.assertIn("192.0.2.1", Settings.load({}).rtmp_play_whitelist)
+        other = Settings.load({"PLAY_ALLOWED_FROM": "127.0.0.1"})
+        self.assertIn("127.0.0.1", other.rtmp_play_whitelist)
+        self.assertNotIn("192.0.2.1", other.rtmp_play_whitelist)
+        both = Settings.load({"PLAY_ALLOWED_FROM": "127.0.0.1", "RTMP_PLAY_WHITELIST": "10.0.0.0/8"})
+        self.assertNotIn("127.0.0.1", both.rtmp_play_whitelist)
+        self.assertIn("10.9.8.7", both.rtmp_play_whitelist)
+        self.assertIn("PLAY_ALLOWED_FROM", both.warnings()[0])
+
+    def test_published_compose_file(self) -> None:
+        """The environment of a compose file that is out there, as it stands."""
+        lines = "PLAY_ALLOWED_FROM=* CONCURRENT_LIMIT_WHITELIST=* REDIS_USE=NO RTMP_CHUNK_SIZE=5000 LOG_REQUESTS=YES"
+        environ = dict(line.split("=") for line in (lines + " LOG_DEBUG=NO GOP_CACHE_SIZE_MB=0").split())
+        loaded = Settings.load(environ)
+        self.assertEqual((loaded.rtmp_chunk_size, loaded.gop_cache_size_mb), (5000, 0))
+        self.assertIn("203.0.113.9", loaded.rtmp_play_whitelist)
+        self.assertIn("203.0.113.9", loaded.concurrent_limit_whitelist)
+        self.assertEqual(loaded.warnings(), [])
+
+
+class TogetherTests(SynchronousTestCase):
+    """Settings that each are good, but not together."""
+
+    def check(self, environ: dict[str, str], *starts: str) -> None:
+        lines: list[str] = []
+        try:
+            Settings.load(environ)
+        except SettingsError as error:
+            lines = error.lines
+        self.assertEqual([line.partition(":")[0] for line in lines], list(starts))
+
+    def test_certificate_and_key(self) -> None:
+        self.check({"SSL_CERT": str(HERE)}, "SSL_CERT")
+        self.check({"SSL_KEY": str(HERE)}, "SSL_KEY")
+        self.check({"SSL_CERT": str(HERE), "SSL_KEY": str(HERE)})
+        self.assertTrue(Settings.load({"SSL_CERT": str(HERE), "SSL_KEY": str(HERE)}).rtmps)
+        self.assertFalse(Settings.load({}).rtmps)
+
+    def test_one_mistake_is_reported_once(self) -> None:
+        self.check({"SSL_CERT": str(HERE), "SSL_KEY": "/nonexistent"}, "SSL_KEY")
+        self.check({"CONTROL_USE": "YES", "CONTROL_BASE_URL": "http://127.0.0.1"}, "CONTROL_BASE_URL")
+
+    def test_ports(self) -> None:
+        both = {"SSL_CERT": str(HERE), "SSL_KEY": str(HERE)}
+        self.check({**both, "SSL_PORT": "1935"}, "SSL_PORT")
+        self.check({**both, "SSL_PORT": "1935", "SSL_BIND_ADDRESS": "127.0.0.1"})
+        self.check({"SSL_PORT": "1935"})
+
+    def test_coordinator(self) -> None:
+        self.check({"CONTROL_USE": "YES"}, "CONTROL_USE")
+        self.check({"CONTROL_USE": "NO"})
+        self.check({"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1:8080"})
+
+    def test_http_beyond_loopback(self) -> None:
+        self.check({"HTTP_PORT": "8080", "HTTP_BIND_ADDRESS": "0.0.0.0"}, "HTTP_BIND_ADDRESS")
+        self.check({"HTTP_PORT": "8080", "HTTP_BIND_ADDRESS": "::"}, "HTTP_BIND_ADDRESS")
+        self.check({"HTTP_PORT": "8080", "HTTP_BIND_ADDRESS": "0.0.0.0", "HTTP_TOKEN": "t"})
+        self.check({"HTTP_PORT": "8080", "HTTP_BIND_ADDRESS": "127.0.0.2"})
+        self.check({"HTTP_PORT": "8080", "HTTP_BIND_ADDRESS": "::1"})
+        self.check({"HTTP_BIND_ADDRESS": "0.0.0.0"})
+
+    def test_warnings(self) -> None:
+        callback = {"CALLBACK_URL": "http://127.0.0.1/"}
+        control = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
+        for environ, starts in (
+            (callback, ["JWT_SECRET"]),
+            ({**callback, "JWT_SECRET": "x"}, []),
+            (control, ["CONTROL_SECRET"]),
+            ({**control, **callback, "CONTROL_SECRET": "x"}, ["CALLBACK_URL"]),
+            ({**control, "CONTROL_SECRET": "x", "GOP_CACHE_SIZE_MB": "0"}, ["GOP_CACHE_SIZE_MB"]),
+        ):
+            self.assertEqual([line.partition(" ")[0] for line in Settings.load(environ).warnings()], starts)
+
+    def test_not_yet(self) -> None:
+        self.patch(module, "NOT_YET", {"rtmp_host": "nobody is told"})
+        wanted = ["RTMP_HOST has no effect in this version: nobody is told"]
+        self.assertEqual(Settings.load({"RTMP_HOST": "example.net"}).warnings(), wanted)
+        self.assertEqual(Settings.load({}).warnings(), [])
+
+    def test_not_yet_names_settings(self) -> None:
+        self.assertEqual(set(NOT_YET) - {one.name for one in fields(Settings)}, set())
+
+
+class SecretTests(SynchronousTestCase):
+    NAMES = ("JWT_SECRET", "REDIS_PASSWORD", "CONTROL_SECRET", "HTTP_TOKEN")
+
+    def test_never_shown(self) -> None:
+        environ = dict.fromkeys(self.NAMES, SECRET)
+        environ["CALLBACK_URL"] = f"https://me:{SECRET}@example.net/cb?token={SECRET}"
+        environ["CONTROL_BASE_URL"] = f"ws://me:{SECRET}@example.net/"
+        loaded = Settings.load(environ)
+        for shown in repr(loaded), repr(loaded.non_default()), repr(loaded.warnings()):
+            self.assertNotIn(SECRET, shown)
+        self.assertIn(("REDIS_PASSWORD", "***"), loaded.non_default())
+        self.assertIn(("CALLBACK_URL", "https://***@example.net/cb?***"), loaded.non_default())
+
+    def test_not_in_mistakes(self) -> None:
+        for name in self.NAMES:
+            error = self.assertRaises(SettingsError, Settings.load, {name: f"{SECRET}\n"})
+            self.assertIn(name, str(error))
+            self.assertNotIn(SECRET, str(error))
+        for url in f"htp://me:{SECRET}@h/", f"http:/me:{SECRET}@h", f"http://h:x/?{SECRET}", f"me:{SECRET}@h/a\n":
+            error = self.assertRaises(SettingsError, Settings.load, {"CALLBACK_URL": url})
+            self.assertNotIn(SECRET, str(error))
+
+    def test_mask_url(self) -> None:
+        self.assertEqual(mask_url("https://example.net:1/a"), "https://example.net:1/a")
+
+
+class ShownTests(SynchronousTestCase):
+    def test_non_default(self) -> None:
+        loaded = Settings.load({"RTMP_PORT": "1935", "LOG_DEBUG": "YES", "EXTERNAL_PORT": "1", "BIND_ADDRESS": "::1"})
+        wanted = [("BIND_ADDRESS", "::1"), ("EXTERNAL_PORT", "1"), ("LOG_DEBUG", "YES")]
+        self.assertEqual(loaded.non_default(), wanted)
+        self.assertEqual(evolve(Settings(), write_merge_ms=0).non_default(), [("WRITE_MERGE_MS", "0")])
+
+    def test_help_has_every_option_with_variable_and_default(self) -> None:
+        class TestOptions(Options):
+            optParameters = option_parameters()
+
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "80"})
+        text = " ".join(str(TestOptions()).split())
+        for name in DOCUMENTED:
+            self.assertIn(f" --{name.lower().replace('_', '-')}= ", text)
+            self.assertIn(f" [{name}, default: ", text)
+        self.assertIn("[RTMP_PORT, default: 1935]", text)
+        options = TestOptions()
+        options.parseOptions(["--rtmp-port=1936", "--redis-use", "YES"])
+        loaded = Settings.load({}, options)
+        self.assertEqual((loaded.rtmp_port, loaded.redis_use), (1936, True))
+        self.assertEqual(loaded.given, {"rtmp_port", "redis_use"})
+
+    def test_page_is_current(self) -> None:
+        page = HERE.parent.parent / "docs" / "settings.md"
+        self.assertIn(markdown_table(), page.read_text(), "python -m rtmp_twisted.settings prints the table")
+
+
+class NetworksTests(SynchronousTestCase):
+    def test_contains(self) -> None:
+        some = Networks.parse("127.0.0.1, 10.0.0.0/8,2001:db8::/32,::1,::ffff:192.0.2.0/120,fe80::/10")
+        inside = ["127.0.0.1", "10.255.0.1", "::ffff:10.0.0.1", "2001:db8::5", "::1", "192.0.2.77", "fe80::1%eth0"]
+        for address in inside:
+            self.assertIn(address, some)
+        for address in ["127.0.0.2", "11.0.0.1", "::ffff:11.0.0.1", "2001:db9::1", "192.0.3.1", "", "/run/x", "*"]:
+            self.assertNotIn(address, some)
+
+    def test_everyone_and_nobody(self) -> None:
+        self.assertIn("/run/rtmp.sock", EVERYONE)
+        self.assertIn("192.0.2.1", Networks.parse("10.0.0.0/8,*"))
+        self.assertNotIn("127.0.0.1", Networks())
+        self.assertFalse(Networks())
+        self.assertTrue(EVERYONE)
+
+
+class DotenvTests(SynchronousTestCase):
+    def read(self, content: bytes) -> tuple[dict[str, str], list[str]]:
+        file = Path(self.mktemp())
+        file.write_bytes(content)
+        mistakes: list[str] = []
+        values = {name: value for name, (value, _) in read_dotenv(file, mistakes).items()}
+        return values, [mistake.removeprefix(str(file)) for mistake in mistakes]
+
+    def test_good_lines(self) -> None:
+        for line, value in (
+            (b"A=b", "b"),
+            (b"A=", ""),
+            (b"A= # nothing", ""),
+            (b"export A=b", "b"),
+            (b"  A = b c  ", "b c"),
+            (b"A=b#c", "b#c"),
+            (b"A=b # c", "b"),
+            (b"A=b=c", "b=c"),
+            (b"A=$B", "$B"),
+            (b"A='b # $c \\n'", "b # $c \\n"),
+            (b"A=''", ""),
+            (b'A="b \\"c\\" \\\\ \\n" # d', 'b "c" \\ \n'),
+            (b"A='b'# c", "b"),
+            (b"A=b\r", "b"),
+            (b"\xef\xbb\xbfA=\xc3\xa9", "é"),
+            (b"# B=c\n\n   \nA=b", "b"),
+            (b"A=a\nA=b", "b"),
+        ):
+            self.assertEqual(self.read(line + b"\n"), ({"A": value}, []), line)
+
+    def test_wrong_lines(self) -> None:
+        for line in [b"secret", b"=secret", b"1A=secret", b"A B=secret", b"A: secret", b"export A"]:
+            self.assertEqual(self.read(b"#\n" + line), ({}, [", line 2: not of the form NAME=value"]))
+        for line in [b"A='secret", b'A="secret', b"A='secret' more", b'A="secret\\"']:
+            wanted = ", line 1: A: a quote is not closed, or text follows it"
+            self.assertEqual(self.read(line), ({}, [wanted]))
+
+    def test_unreadable(self) -> None:
+        self.assertEqual(self.read(b"A=\xff"), ({}, [": cannot be read: it is not UTF-8 text"]))
+        mistakes: list[str] = []
+        self.assertEqual(read_dotenv(Path(self.mktemp()), mistakes), {})
+        self.assertEqual(mistakes, [])
+        read_dotenv(Path("/"), mistakes)
+        self.assertEqual(len(mistakes), 1)
+
+    def test_mistakes_join_the_others(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("nonsense\nRTMP_PORT=http\n")
+        error = self.assertRaises(SettingsError, Settings.load, {"REDIS_PORT": "x"}, None, file)
+        self.assertEqual(
+            [line.partition(": ")[0] for line in error.lines],
+            [f"{file}, line 1", "RTMP_PORT (.env, line 2)", "REDIS_PORT"],
+        )
