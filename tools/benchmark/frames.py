@@ -1,0 +1,124 @@
+"""The synthetic stream: what is sent, and how a player knows a frame of it again. Bytes, and the clock.
+
+H.264 and AAC in valid FLV framing, 30 video and 43 audio frames a second. Every frame holds the sender's monotonic
+clock and a sequence number, so that whoever gets it can tell latency, loss, repetition and reordering. All channels
+carry the same frames.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from . import rtmp
+
+VIDEO_RATE = 30
+AUDIO_RATE = 43
+AUDIO_PAYLOAD = 160
+KEYFRAME_RATIO = 8
+"""A keyframe is that many times as large as another video frame."""
+
+clock = time.monotonic_ns
+"""The clock of every stamp: the same in all processes of a machine."""
+
+HEAD = 22
+"""Bytes from the start of a frame's body that identify it."""
+
+SMALLEST_PAYLOAD = 32
+VIDEO_CHUNK_STREAM = 6
+AUDIO_CHUNK_STREAM = 4
+FILL = 0x5A
+
+AVC_HEADER = bytes.fromhex(
+    "1700000000 0164001fffe1001a 6764001facd9405005bb01100000030010000003 03c0f183196001000668ebe3cb22c0"
+)
+AAC_HEADER = bytes.fromhex("af001210")
+
+
+class Frame(NamedTuple):
+    """What a player learns from a frame: ``kind`` 0 video, 1 audio; ``counted``: sent within the measured window."""
+
+    kind: int
+    sequence: int
+    stamp: int
+    counted: bool
+    sound: bool
+
+
+@dataclass
+class Stream:
+    """One synthetic stream of ``kbps`` kilobit a second, a keyframe every ``gop_seconds``."""
+
+    kbps: int
+    gop_seconds: int = 2
+    start: int = 0
+    """First and last moment of the measured window, in monotonic nanoseconds; equal: none."""
+    end: int = 0
+    _gop: int = field(init=False)
+    _delta: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gop = VIDEO_RATE * self.gop_seconds
+        mean = max(100.0, (self.kbps * 125 - AUDIO_RATE * AUDIO_PAYLOAD) / VIDEO_RATE)
+        self._delta = max(SMALLEST_PAYLOAD, int(mean * self._gop / (self._gop + KEYFRAME_RATIO - 1)))
+
+    def body(self, kind: int, sequence: int, stamp: int) -> bytes:
+        """The frame's bytes: an FLV tag body."""
+        mark = struct.pack("<QI", stamp, sequence)
+        if kind:
+            return b"\xaf\x01\x21" + mark + bytes([FILL]) * (AUDIO_PAYLOAD - 1 - len(mark))
+        is_key = sequence % self._gop == 0
+        size = self._delta * (KEYFRAME_RATIO if is_key else 1)
+        head = struct.pack(">BIIB", 0x17 if is_key else 0x27, 1 << 24, size, 0x65 if is_key else 0x41)
+        return head + mark + bytes([FILL]) * (size - 1 - len(mark))
+
+    def size(self, kind: int, sequence: int) -> int:
+        if kind:
+            return 2 + AUDIO_PAYLOAD
+        return 9 + self._delta * (KEYFRAME_RATIO if sequence % self._gop == 0 else 1)
+
+    def message(self, kind: int, sequence: int, stamp: int, stream_id: int, chunk_size: int) -> bytes:
+        """The frame as the publisher sends it."""
+        body, at = self.body(kind, sequence, stamp), timestamp(kind, sequence)
+        if kind:
+            return rtmp.chunks(AUDIO_CHUNK_STREAM, rtmp.AUDIO, at, stream_id, body, chunk_size)
+        return rtmp.chunks(VIDEO_CHUNK_STREAM, rtmp.VIDEO, at, stream_id, body, chunk_size)
+
+    def identify(self, type_id: int, size: int, head: bytes) -> Frame | None:
+        """Knows a frame by the first HEAD bytes of its body; None for headers, metadata and what is not media."""
+        if len(head) < HEAD:
+            return None
+        if type_id == rtmp.VIDEO and head[0] & 15 == 7 and head[1] == 1:
+            kind, at = 0, 10
+        elif type_id == rtmp.AUDIO and head[0] >> 4 == 10 and head[1] == 1:
+            kind, at = 1, 3
+        else:
+            return None
+        stamp, sequence = struct.unpack_from("<QI", head, at)
+        return Frame(kind, sequence, stamp, self.start <= stamp < self.end, size == self.size(kind, sequence))
+
+
+def timestamp(kind: int, sequence: int) -> int:
+    """The frame's RTMP time, in milliseconds from the start of the stream."""
+    return due(kind, sequence) // 1_000_000
+
+
+def due(kind: int, sequence: int) -> int:
+    """When the frame is to be sent, in nanoseconds from the start of the stream."""
+    return sequence * 1_000_000_000 // (AUDIO_RATE if kind else VIDEO_RATE)
+
+
+def headers(stream_id: int, chunk_size: int) -> bytes:
+    """Metadata and the two codec headers, as a publisher sends them first."""
+    facts: rtmp.Value = {"width": 1280.0, "height": 720.0, "videocodecid": 7.0, "audiocodecid": 10.0}
+    metadata = rtmp.amf0("@setDataFrame", "onMetaData", facts)
+    return b"".join(
+        rtmp.chunks(chunk_stream, type_id, 0, stream_id, body, chunk_size)
+        for chunk_stream, type_id, body in (
+            (AUDIO_CHUNK_STREAM, rtmp.DATA, metadata),
+            (VIDEO_CHUNK_STREAM, rtmp.VIDEO, AVC_HEADER),
+            (AUDIO_CHUNK_STREAM, rtmp.AUDIO, AAC_HEADER),
+        )
+    )

@@ -1,0 +1,183 @@
+"""The servers that can be measured: where they are found, how they are started, which version they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import scenarios
+from .process import BenchError
+
+HOST = "127.0.0.1"
+PROJECT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtmp-twisted-bench"
+OURS = "rtmp-twisted"
+NGINX = "nginx-rtmp"
+NODE = "node-media-server"
+
+_NGINX_CONFIGURATION = """\
+{load}daemon off;
+worker_processes 1;
+worker_rlimit_nofile {files};
+pid nginx.pid;
+error_log error.log;
+events {{ worker_connections {files}; }}
+rtmp {{
+  server {{
+    listen {host}:{port};
+    chunk_size 4096;
+{applications}
+  }}
+}}
+"""
+
+_NODE_PROGRAM = """\
+const NodeMediaServer = require({module});
+new NodeMediaServer({{
+  bind: "{host}",
+  rtmp: {{ port: {port}, chunk_size: 4096, gop_cache: true, ping: 30, ping_timeout: 60 }},
+  auth: {{ play: false, publish: false, secret: "" }},
+  record: {{ auto: false }},
+  store: {{ path: "./data" }},
+  notify: {{ url: "" }},
+  logType: 1,
+}}).run();
+"""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server. ``command(directory, port)`` writes what it needs into ``directory`` and returns its command line."""
+
+    name: str
+    version: str
+    command: Callable[[Path, int], list[str]]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def given(text: str) -> Peer:
+    """A peer from ``NAME=COMMAND``, where ``{port}``, ``{host}`` and ``{dir}`` stand for what it is given."""
+    name, separator, line = text.partition("=")
+    if not (name and separator and "{port}" in line):
+        raise BenchError(f"--server {text!r} is not NAME=COMMAND with {{port}} in the command")
+    words = shlex.split(line)
+
+    def command(directory: Path, port: int) -> list[str]:
+        values = {"{port}": str(port), "{host}": HOST, "{dir}": str(directory)}
+        return [_replace(word, values) for word in words]
+
+    return Peer(name, "as given", command)
+
+
+def find(names: Iterable[str]) -> tuple[list[Peer], list[str]]:
+    """The peers of these names that are on the machine, and a reason for each that is not."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(KNOWN[name]())
+        except BenchError as error:
+            missing.append(f"{name}: {error}")
+    return found, missing
+
+
+def install_node_media_server() -> None:
+    """Installs node-media-server into the cache directory with npm. Raises BenchError."""
+    npm = _program("npm")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    line = [npm, "install", "--prefix", str(CACHE), "--no-audit", "--no-fund", "--ignore-scripts", NODE]
+    if subprocess.run(line, cwd=CACHE, check=False).returncode:
+        raise BenchError("npm could not install node-media-server")
+
+
+def _ours() -> Peer:
+    beside = [str(Path(sys.executable).parent), str(PROJECT / ".venv/bin"), str(PROJECT / "venv/bin")]
+    path = os.pathsep.join([*beside, os.environ.get("PATH", "")])
+    twistd = shutil.which("twistd", path=path)
+    if twistd is None:
+        raise BenchError("no twistd beside this Python, in .venv or on the PATH: install the project first")
+    options = ["--max-ip-concurrent-connections", "1000000", "--concurrent-limit-whitelist", "*"]
+
+    def command(directory: Path, port: int) -> list[str]:
+        return [twistd, "-n", "--pidfile=", "rtmp", "--rtmp-port", str(port), "--bind-address", HOST, *options]
+
+    python_path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+    version = _output([twistd, "--version"]).splitlines()[0].rpartition(" ")[2]
+    return Peer(OURS, f"{_project_version()}, Twisted {version}", command, {"PYTHONPATH": python_path})
+
+
+def _project_version() -> str:
+    text = (PROJECT / "rtmp_twisted/_version.py").read_text()
+    match = re.search(r"^__version__.* = [\"']([^\"']+)", text, re.MULTILINE)
+    return match[1] if match else "unknown version"
+
+
+def _nginx() -> Peer:
+    nginx = _program("nginx")
+    about = _output([nginx, "-V"])
+    modules = re.search(r"--modules-path=(\S+)", about)
+    module = Path(modules[1] if modules else "/usr/lib/nginx/modules") / "ngx_rtmp_module.so"
+    if not (is_dynamic := module.exists()) and "rtmp" not in about:
+        raise BenchError(f"nginx is here, its RTMP module is not ({module}; Debian: libnginx-mod-rtmp)")
+
+    def command(directory: Path, port: int) -> list[str]:
+        names = map(scenarios.app_name, range(scenarios.MOST_CHANNELS))
+        text = _NGINX_CONFIGURATION.format(
+            load=f"load_module {module};\n" if is_dynamic else "",
+            files=2 * scenarios.MOST_CONNECTIONS + 100,
+            host=HOST,
+            port=port,
+            applications="\n".join(f"    application {name} {{ live on; }}" for name in names),
+        )
+        (directory / "nginx.conf").write_text(text)
+        return [nginx, "-p", f"{directory}/", "-e", "error.log", "-c", "nginx.conf"]
+
+    match = re.search(r"nginx/(\S+)", about)
+    return Peer(NGINX, match[1] if match else "unknown version", command)
+
+
+def _node_media_server() -> Peer:
+    node = _program("node")
+    for directory in (Path.cwd(), PROJECT, CACHE):
+        module = directory / "node_modules" / NODE
+        if (module / "package.json").exists():
+            break
+    else:
+        raise BenchError(f"not in node_modules here or in {CACHE}: --install-peers puts it there, with npm")
+
+    def command(directory: Path, port: int) -> list[str]:
+        text = _NODE_PROGRAM.format(module=json.dumps(str(module)), host=HOST, port=port)
+        (directory / "server.js").write_text(text)
+        return [node, "server.js"]
+
+    return Peer(NODE, str(json.loads((module / "package.json").read_text())["version"]), command)
+
+
+def _program(name: str) -> str:
+    path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/local/sbin"
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise BenchError(f"there is no {name} on this machine")
+    return found
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def _replace(word: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word
+
+
+KNOWN: dict[str, Callable[[], Peer]] = {OURS: _ours, NGINX: _nginx, NODE: _node_media_server}
+"""Peers that need no command, by name; the first one is the project's own."""

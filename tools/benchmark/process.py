@@ -1,0 +1,172 @@
+"""Processes of the machine: starting a server on its core, ending it, and what it has used, from /proc."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+PROC = Path("/proc")
+
+
+class BenchError(Exception):
+    """Something that the user has to know and can change; the text says what."""
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def raise_file_limit(needed: int) -> None:
+    """Lets this process and its children open ``needed`` files. Raises BenchError where that is not allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(hard, needed)))
+    except (ValueError, OSError) as error:
+        raise BenchError(
+            f"{needed} open files are needed and {hard} are allowed: raise the limit (ulimit -n {needed}) "
+            "or leave the largest scenarios out (--scenario)"
+        ) from error
+
+
+@dataclass
+class Server:
+    """A server's process and its children, from ``start`` to ``stop``."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @classmethod
+    def start(
+        cls, name: str, command: Sequence[str], directory: Path, environment: dict[str, str], cores: set[int]
+    ) -> Server:
+        """Starts ``command`` in ``directory``, on ``cores``. Raises BenchError where there is no such program."""
+        log = directory / "output.log"
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    cwd=directory,
+                    env={**os.environ, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=partial(os.sched_setaffinity, 0, cores),
+                )
+        except OSError as error:
+            raise BenchError(f"{name} cannot be started: {error}") from error
+        return cls(name, process, log)
+
+    def wait_until_listening(self, host: str, port: int) -> None:
+        """Returns when the port takes connections. Raises BenchError with the end of the server's output if not."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex((host, port)) == 0:
+                    return
+            time.sleep(0.05)
+        status = self.process.poll()
+        what = "does not listen" if status is None else f"ended with status {status}"
+        tail = self.log.read_text(errors="replace")[-2000:].strip()
+        raise BenchError(f"{self.name} {what} on port {port}. It was started as: {self.process.args!r}\n{tail}")
+
+    def stop(self) -> None:
+        """Ends the server, and whatever is left of its process group."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+@dataclass
+class Usage:
+    """What a tree of processes has used so far: CPU time, and memory in bytes.
+
+    ``shared`` is memory that no process of it maps but that it holds all the same (memfd files).
+    """
+
+    cpu_ns: int = 0
+    resident: int = 0
+    shared: int = 0
+    _files: set[tuple[int, int]] = field(default_factory=set, repr=False)
+
+    @classmethod
+    def of(cls, pid: int, with_memory: bool = False) -> Usage:
+        usage = cls()
+        usage._add(pid, with_memory)
+        return usage
+
+    def _add(self, pid: int, with_memory: bool) -> None:
+        root = PROC / str(pid)
+        for task in _entries(root / "task"):
+            self.cpu_ns += _task_cpu_ns(task)
+            for child in _read(task / "children").split():
+                self._add(int(child), with_memory)
+        if with_memory:
+            self._add_memory(root)
+
+    def _add_memory(self, root: Path) -> None:
+        status = dict(line.split(":", 1) for line in _read(root / "status").splitlines() if ":" in line)
+        resident, mapped = (int(status.get(name, "0 kB").split()[0]) * 1024 for name in ("VmRSS", "RssShmem"))
+        held = 0
+        for entry in _entries(root / "fd"):
+            try:
+                if os.readlink(entry).startswith("/memfd:"):
+                    facts = entry.stat()
+                    if (facts.st_dev, facts.st_ino) not in self._files:
+                        self._files.add((facts.st_dev, facts.st_ino))
+                        held += facts.st_blocks * 512
+            except OSError:
+                continue
+        self.resident += resident
+        # A memfd that is mapped as well counts in the resident memory already.
+        self.shared += max(0, held - mapped)
+
+
+def machine_busy_ns() -> int:
+    """CPU time of all cores that was not idle, since the machine started."""
+    fields = [int(word) for word in _read(PROC / "stat").split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def _task_cpu_ns(task: Path) -> int:
+    """A thread's CPU time: to the nanosecond where the kernel tells, else to the clock tick."""
+    if words := _read(task / "schedstat").split():
+        return int(words[0])
+    words = _read(task / "stat").rpartition(")")[2].split()
+    return sum(map(int, words[11:13])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK") if words else 0
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

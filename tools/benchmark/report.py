@@ -1,0 +1,125 @@
+"""Writes the results down: every run as CSV, medians as a Markdown table."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .runner import Cores, Result
+
+SATURATED_PCT = 90.0
+NOISY_PCT = 10.0
+
+
+def medians(results: Iterable[Result]) -> list[Result]:
+    """One result per scenario and server: the median of each figure, the worst of what must be 0 or 1.
+
+    In the order in which scenarios and servers were first seen. ``run`` is the number of runs.
+    """
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.scenario, result.server), []).append(result)
+    return [_median(group) for group in groups.values()]
+
+
+def _median(group: Sequence[Result]) -> Result:
+    first = group[0]
+    numbers = {
+        field.name: round(statistics.median(getattr(result, field.name) for result in group), 3)
+        for field in fields(first)
+        if field.type == "float"
+    }
+    worst = {
+        name: max(getattr(result, name) for result in group)
+        for name in ("lost", "dup", "disorder", "closed", "bad", "no_video", "pub_backlog")
+    }
+    delivered = min((result.delivered for result in group), key=lambda share: -abs(share - 1))
+    return replace(first, run=len(group), **{**numbers, **worst, "delivered": delivered})
+
+
+def write_csv(path: Path, results: Iterable[Result]) -> None:
+    """Every run, a line each, with the names of Result's fields as the first line."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, results))
+
+
+def write_markdown(
+    path: Path, results: Sequence[Result], failures: Sequence[str], missing: Sequence[str], cores: Cores
+) -> None:
+    """The table, with what one has to know to read it."""
+    rows = medians(results)
+    lines = ["# Benchmark", "", *_conditions(results, rows, cores), "", *_table(rows), ""]
+    lines += [f"- Not measured: {reason}" for reason in missing]
+    lines += [f"- Failed: {reason}" for reason in failures]
+    lines += _doubts(rows)
+    lines += ["", "![CPU and latency against the number of players](results.svg)", ""]
+    path.write_text("\n".join(lines))
+
+
+def machine() -> str:
+    """Processor, number of cores, system."""
+    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+
+
+def _conditions(results: Sequence[Result], rows: Sequence[Result], cores: Cores) -> list[str]:
+    versions = {row.server: row.version for row in rows}
+    seconds = sorted({round(result.seconds) for result in results})
+    return [
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}; {cores}. ",
+        f"{', '.join(f'{name} ({version})' for name, version in versions.items())}. ",
+        f"Medians of {max((row.run for row in rows), default=0)} runs of {'/'.join(map(str, seconds))} s, "
+        "servers in turn. CPU in percent of one core, of the server alone; memory resident and shared, in MB.",
+    ]
+
+
+def _table(rows: Sequence[Result]) -> list[str]:
+    lines = [
+        "| scenario | server | right | CPU % | against the next | p50 ms | p99 ms | memory MB | first picture ms |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        others = [other for other in rows if other.scenario == row.scenario and other.server != row.server]
+        ratio = f"{row.server_cpu_pct / others[0].server_cpu_pct:.2f}" if others and others[0].server_cpu_pct else ""
+        lines.append(
+            f"| {row.scenario} | {row.server} | {verdict(row)} | {row.server_cpu_pct:.1f} | {ratio} "
+            f"| {row.lat_p50_ms:.1f} | {row.lat_p99_ms:.1f} | {row.memory_mb:.0f} | {row.first_video_p50_ms:.0f} |"
+        )
+    return lines
+
+
+def verdict(row: Result) -> str:
+    if row.is_right:
+        return "yes"
+    faults = [f"{name} {getattr(row, name)}" for name in ("lost", "dup", "disorder", "closed", "bad", "no_video")]
+    told = [fault for fault in faults if not fault.endswith(" 0")]
+    return ", ".join([*([f"delivered {row.delivered:.4f}"] if row.delivered != 1 else []), *told])
+
+
+def _doubts(rows: Sequence[Result]) -> list[str]:
+    lines = []
+    for row in rows:
+        if row.load_cpu_pct > SATURATED_PCT:
+            lines.append(
+                f"- {row.scenario}, {row.server}: the load took {row.load_cpu_pct:.0f} % of its core, "
+                "so the latency is an upper bound."
+            )
+        if row.other_cpu_pct > NOISY_PCT:
+            lines.append(
+                f"- {row.scenario}, {row.server}: something else took {row.other_cpu_pct:.0f} % of a core meanwhile."
+            )
+    return lines
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

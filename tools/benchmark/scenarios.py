@@ -1,0 +1,45 @@
+"""What is measured: how many watch how much of what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use."""
+
+    name: str
+    players: int
+    channels: int = 1
+    kbps: int = 2500
+    publisher_chunk: int = 4096
+
+    @property
+    def apps(self) -> list[str]:
+        return [app_name(channel) for channel in range(self.channels)]
+
+    @property
+    def is_audience(self) -> bool:
+        """Whether it differs from others of its kind by the number of players only, so that it is on the plot."""
+        return self == Scenario(self.name, self.players)
+
+
+def app_name(channel: int) -> str:
+    return f"bench{channel}"
+
+
+SCENARIOS = [
+    Scenario("10-players", 10),
+    Scenario("100-players", 100),
+    Scenario("500-players", 500),
+    Scenario("1000-players", 1000),
+    Scenario("300-players-10-mbit", 300, kbps=10_000),
+    Scenario("100-channels", 100, channels=100),
+    Scenario("100-channels-small-chunks", 100, channels=100, publisher_chunk=128),
+    Scenario("2000-players-20-channels", 2000, channels=20),
+]
+
+QUICK = ["10-players", "100-players"]
+MOST_CHANNELS = max(scenario.channels for scenario in SCENARIOS)
+MOST_CONNECTIONS = max(scenario.players + scenario.channels for scenario in SCENARIOS)
