@@ -1,0 +1,131 @@
+"""The package as others get it: a wheel, built from the checkout and installed into an environment of its own."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import site
+import subprocess
+import sys
+import venv
+from configparser import ConfigParser
+from pathlib import Path
+from zipfile import ZipFile
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What the command prints; it must succeed. No PYTHONPATH shows it this checkout."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        raise AssertionError(f"{command} ended with status {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def copy_of_checkout(target: Path) -> None:
+    target.mkdir()
+    for name in "rtmp_twisted", "twisted":
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+    for name in "setup.cfg", "pyproject.toml", "LICENSE", "README.md":
+        shutil.copy(ROOT / name, target)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Builds with the setuptools of the running environment (the extra ``test`` has it): no network is needed."""
+    copy_of_checkout(folder / "source")
+    options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", folder)
+    run(sys.executable, "-m", "pip", "wheel", *options, folder / "source", cwd=folder)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+class WheelTests(SynchronousTestCase):
+    def test_built_and_installed(self) -> None:
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir(parents=True)
+        wheel = build_wheel(folder)
+        self.check_content(wheel)
+
+        # The dependencies come from the running environment; only their folder is named, so that its own .pth files,
+        # among them that of an editable install of this very package, do not count.
+        environment = folder / "environment"
+        venv.create(environment, with_pip=False)
+        python = environment / "bin" / "python"
+        [packages] = environment.glob("lib/python*/site-packages")
+        (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--no-deps",
+            "--no-index",
+            "--quiet",
+            wheel,
+            cwd=folder,
+        )
+
+        where = run(python, "-c", "import rtmp_twisted; print(rtmp_twisted.__file__)", cwd=folder)
+        self.assertTrue(where.startswith(str(packages)), where)
+        self.assertRegex(run(python, "-c", TWISTD, "--help", cwd=folder), r"(?m)^    rtmp  +An RTMP")
+        self.assertIn("--rtmp-port=", run(python, "-c", TWISTD, "rtmp", "--help", cwd=folder))
+
+    def check_content(self, wheel: Path) -> None:
+        names = set(ZipFile(wheel).namelist())
+        self.assertIn("rtmp_twisted/py.typed", names)
+        sources = {str(file.relative_to(ROOT)) for file in (ROOT / "rtmp_twisted").rglob("*.py")}
+        self.assertEqual(sources - names, set())
+        ours = {name for name in names if name.startswith("twisted/")}
+        self.assertEqual(ours, {"twisted/plugins/rtmp_twisted_plugin.py"})
+        self.assertEqual(
+            {name.partition("/")[0] for name in names if ".dist-info/" not in name}, {"rtmp_twisted", "twisted"}
+        )
+
+
+class MetadataTests(SynchronousTestCase):
+    def test_dependencies_are_declared(self) -> None:
+        """Whatever the package imports comes from the standard library, from itself, or from install_requires."""
+        config = ConfigParser()
+        config.read(ROOT / "setup.cfg")
+        required = config["options"]["install_requires"].split("\n")
+        declared = {line.split(">=")[0].strip().lower() for line in required if line}
+        module_of = {"pyjwt": "jwt", "pyopenssl": "OpenSSL", "zope.interface": "zope", "attrs": "attr"}
+        allowed = {module_of.get(name, name.replace("-", "_")) for name in declared} | {"attrs", "rtmp_twisted"}
+        imported = {name.partition(".")[0] for file in (ROOT / "rtmp_twisted").rglob("*.py") for name in imports(file)}
+        self.assertEqual(imported - allowed - sys.stdlib_module_names, set())
+
+    def test_tools_can_be_run(self) -> None:
+        for tool in "tools/serve", "tools/test", ".ci/run":
+            self.assertTrue(os.access(ROOT / tool, os.X_OK), tool)
+            run("bash", "-n", ROOT / tool, cwd=ROOT)
+
+    def test_twisted_is_not_shadowed(self) -> None:
+        found = [str(file.relative_to(ROOT)) for file in (ROOT / "twisted").rglob("__init__.py")]
+        self.assertEqual(found, [])
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
