@@ -63,6 +63,9 @@ class Publication:
     """When its publisher sent something last."""
     stream_id: str = field(default="", repr=False)  # may be the key
     state: State = State.ASKING
+    on_air_since: float | None = None
+    received_bytes: int = 0
+    received_messages: int = 0
     channel: Channel | None = None
     challenge: Deferred[None] | None = field(default=None, repr=False)
     """Somebody waits to take its place. Fires when that may be, fails with Refused when not."""
@@ -87,10 +90,14 @@ class Publication:
     def publish(self, message: Message) -> None:
         """One audio, video or data message; metadata has its own way in. Ignored once the publish has ended."""
         if self.channel is not None:
+            self.received_bytes += len(message.body)
+            self.received_messages += 1
             self.channel.publish(message)
 
     def publish_metadata(self, message: Message) -> None:
         if self.channel is not None:
+            self.received_bytes += len(message.body)
+            self.received_messages += 1
             self.channel.publish_metadata(message)
 
     def flush_when_due(self) -> None:
@@ -138,7 +145,7 @@ class Broker(Service):
         self._telling: set[Deferred[None]] = set()
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         self.kill_all("the server is stopping")
         return DeferredList([_when_fired(telling) for telling in self._telling]).addCallback(lambda _: None)
 
@@ -166,6 +173,7 @@ class Broker(Service):
             self._tell_end(publication)
             return
         publication.state = State.ON_AIR
+        publication.on_air_since = self.clock.seconds()
         publication.channel = place.channel
         for player in place.channel.begin(publication.key):
             player.owner.play_refused(player, "the publisher that came has another key")
@@ -262,6 +270,7 @@ class Broker(Service):
         place = self._place(name)
         if place.channel.on_air and not same_key(player.key, place.channel.key):
             raise Refused("the key is not the publisher's")
+        player.owner.play_accepted(player, place.channel.on_air)
         place.channel.join(player)
 
     def leave(self, player: Player) -> None:

@@ -48,7 +48,9 @@ class Channel:
         self._cost = 0.0
         self._due = 0.0
         self._timer: IDelayedCall | None = None
-        self._forget()
+        self._headers = KeptHeaders(options.chunk_size)
+        self._has_video = False
+        self._keyframe_seen = False
         self.players: set[Player] = set()
         self._keeping_up: dict[Player, Callable[[bytes], int]] = {}
         self._behind: set[Player] = set()
@@ -151,10 +153,11 @@ class Channel:
         """Gives the player what its ``cache`` says, and what comes. Its key has been checked."""
         player.channel = self
         self.players.add(player)
-        self.unpause(player)
+        self.start(player)
 
-    def unpause(self, player: Player) -> None:
-        """Starts a player that has no place in the log: from the cache, the next keyframe, or now."""
+    def start(self, player: Player) -> None:
+        """Starts a player, at first or after a pause: from the cache, the next keyframe, or now."""
+        player.paused = False
         groups = self.log.groups
         if player.cache is Cache.NO or not groups:
             if self._has_video:
@@ -168,9 +171,14 @@ class Channel:
         player.cache = Cache.GOP
 
     def pause(self, player: Player) -> None:
-        """The player gets nothing until `unpause`."""
+        """The player gets nothing until `start`."""
+        player.paused = True
         self._remove(player)
         player.stop()
+
+    def send_headers(self, player: Player) -> None:
+        """Sends the headers as they are now, whatever the player got before."""
+        player.send_headers(self._headers.now(), self.log.tail.timestamp)
 
     def leave(self, player: Player) -> None:
         """The player has gone, or has to go."""

@@ -55,6 +55,9 @@ class Outlet(Protocol):
 class PlayerOwner(Protocol):
     """Who is told what happens to a player."""
 
+    def play_accepted(self, player: Player, on_air: bool) -> None:
+        """Its media follows, now or when there is any."""
+
     def play_refused(self, player: Player, reason: str) -> None:
         """A publisher came whose key is another. The player has left its channel."""
 
@@ -67,7 +70,7 @@ class Player:
 
     __slots__ = (
         "_audio", "_block", "_headers", "_lag_limit", "_lost_at", "_offset", "_outlet", "_sent", "_stretch", "_video",
-        "_video_held", "cache", "channel", "key", "owner", "stream_id",
+        "_video_held", "cache", "channel", "key", "owner", "paused", "stream_id",
     )  # fmt: skip
 
     def __init__(self, owner: PlayerOwner, outlet: Outlet, stream_id: int, key: str, cache: Cache) -> None:
@@ -76,6 +79,7 @@ class Player:
         self.key = key
         self.cache = cache
         self.channel: Channel | None = None
+        self.paused = False
         self._outlet = outlet
         self._audio = self._video = True
         self._video_held = False  # until the next keyframe
@@ -117,13 +121,16 @@ class Player:
         self._block = block
         self._offset = 0
         if headers is not self._headers:
-            self._headers = headers
-            if headers.messages:
-                self._outlet.write(headers.chunks(block.timestamp, self.stream_id))
+            self.send_headers(headers, block.timestamp)
         if self._lost_at is not None:
             skipped = block.position - self._lost_at
             self._lost_at = None
             self.owner.play_skipped(self, skipped)
+
+    def send_headers(self, headers: Headers, timestamp: int) -> None:
+        self._headers = headers
+        if headers.messages:
+            self._outlet.write(headers.chunks(timestamp, self.stream_id))
 
     def stop(self) -> None:
         """Receive nothing until the next `start`. Called by the channel."""

@@ -1,0 +1,236 @@
+"""One connection: bytes in, bytes out, time-outs, and how it ends. Knows the transport; the commands are session's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet import error
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtmp_twisted.logs import SessionLog
+from rtmp_twisted.server.outlet import outlet_for
+from rtmp_twisted.server.session import MAX_MESSAGE_BEFORE_PUBLISH, Session
+from rtmp_twisted.server.text import amount, duration
+from rtmp_twisted.wire import chunks, messages
+from rtmp_twisted.wire.errors import ProtocolError
+from rtmp_twisted.wire.handshake import ServerHandshake
+from rtmp_twisted.wire.messages import Message
+
+if TYPE_CHECKING:
+    from rtmp_twisted.server.factory import RTMPFactory
+
+HANDSHAKE_SECONDS = 10
+"""From the connection to the end of the handshake."""
+CONNECT_SECONDS = 10
+"""From the handshake to ``connect``."""
+IDLE_SECONDS = 60
+"""How long a client may neither publish nor play, nor ask to, once it is connected."""
+PING_SECONDS = 30
+"""From one Ping Request to the next."""
+SILENT_SECONDS = 60
+"""A client that has sent nothing for so long is gone, unless it takes the media that it is sent."""
+STUCK_SECONDS = 60
+"""A client that has taken nothing for so long, while something waited for it, is gone."""
+LINGER_SECONDS = 5
+"""How long a closing connection may take to deliver what was sent."""
+MAX_WAITING = 1024 * 1024
+"""Bytes of answers that may wait to leave; media is not among them."""
+
+_log = Logger()
+_SILENT_ENDS = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
+
+
+class RTMPProtocol(Protocol):
+    """One client. Made by `RTMPFactory`, which calls `check` every second."""
+
+    def __init__(self, factory: RTMPFactory, number: int, client_ip: str) -> None:
+        self.factory: RTMPFactory = factory
+        self.client_ip = client_ip
+        self.log = SessionLog(_log, number, client_ip, factory.debug, factory.trace)
+        self._clock = factory.options.clock
+        self._handshake: ServerHandshake | None = ServerHandshake(os.urandom, self._milliseconds)
+        self._decoder = chunks.ChunkDecoder(MAX_MESSAGE_BEFORE_PUBLISH)
+        self._chunk_size = chunks.DEFAULT_CHUNK_SIZE
+        self._session = Session(factory.options, self, client_ip, self.log)
+        self._since = self._phase_began = self._heard_at = self._pinged_at = self._clock.seconds()
+        self._received = 0
+        self._acknowledged = 0
+        self._answered = 0
+        self._delivered = 0
+        self._closing: str | None = None
+        self._lost = False
+
+    # What the transport calls
+
+    def connectionMade(self) -> None:
+        transport = cast(Any, self.transport)
+        try:
+            transport.setTcpNoDelay(True)
+            transport.setTcpKeepAlive(True)
+            # A client that is gone without a word: the kernel finds out as soon as data is not acknowledged.
+            transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
+        except (AttributeError, OSError):
+            pass  # not TCP
+        self.outlet = outlet_for(transport, self._clock, self._session.resume)
+        self.factory.connections.add(self)
+        self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard_at = self._clock.seconds()
+        self._received += len(data)
+        if self._closing is not None:
+            return
+        try:
+            if self._handshake is not None:
+                data = self._shake_hands(self._handshake, data)
+            session = self._session
+            for message in self._decoder.feed(data):
+                session.receive(message)
+                if self._closing is not None:
+                    return
+            session.received_all()
+            if self._received - self._acknowledged >= session.window:
+                self._acknowledged = self._received
+                self.send(messages.acknowledgement(self._received))
+        except ProtocolError as problem:
+            self.abort(str(problem))
+        except Exception:
+            self.log.failure("a bug, which ends this connection")
+            self.abort("internal error")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self.factory.connections.discard(self)
+        why = self._closing
+        if why is None:
+            why = "the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage()
+        self._session.end(why)
+        level = self.log.info if self._session.connected or self._closing is not None else self.log.debug
+        level(
+            "disconnected after {time}, {received} received: {reason}",
+            time=duration(self._clock.seconds() - self._since),
+            received=amount(self._received),
+            reason=why,
+        )
+        self.factory.connection_ended(self)
+
+    # What the session calls
+
+    def send(self, *to_send: Message) -> None:
+        """Sends the messages in one write."""
+        if self._closing is not None or self._lost:
+            return
+        data = b"".join(
+            chunks.encode(message, 2 if message.type_id <= messages.SET_PEER_BANDWIDTH else 3, self._chunk_size)
+            for message in to_send
+        )
+        if not self.outlet.blocked:
+            self._answered = 0
+        self._answered += len(data)
+        if self._answered > MAX_WAITING:
+            self.abort("it does not read its answers")
+            return
+        self.outlet.write(data)
+
+    def announce_chunk_size(self, size: int) -> None:
+        self.send(messages.set_chunk_size(size))
+        self._chunk_size = size
+
+    def accept_messages(self, longest: int) -> None:
+        self._decoder.max_message_length = longest
+
+    def pause_reading(self, pause: bool) -> None:
+        transport = cast(Any, self.transport)
+        if self._closing is None:
+            transport.pauseProducing() if pause else transport.resumeProducing()
+
+    def finish(self, reason: str) -> None:
+        """Closes the connection when all that was sent has been delivered; ``reason`` goes to the log.
+
+        What the client still sends is read and dropped, since a close with unread data in it makes the kernel
+        discard what the client has not read yet.
+        """
+        if self._closing is not None or self._lost:
+            return
+        self._closing = reason
+        self._phase_began = self._clock.seconds()
+        self._session.end(reason)
+        self.outlet.close()
+        transport = cast(Any, self.transport)
+        transport.resumeProducing()
+        half_close = getattr(transport, "loseWriteConnection", None)
+        if half_close is None or ISSLTransport.providedBy(transport):
+            transport.loseConnection()
+        else:
+            half_close()
+
+    def abort(self, reason: str) -> None:
+        """Closes the connection at once; ``reason`` goes to the log."""
+        if self._lost:
+            return
+        if self._closing is None:
+            self._closing = reason
+            self._session.end(reason)
+            self.outlet.close()
+        cast(Any, self.transport).abortConnection()
+
+    # What the factory calls
+
+    def check(self, now: float) -> None:
+        """Whether the client keeps to its times; called every second."""
+        self._session.commands = 0
+        if self._closing is not None:
+            if now - self._phase_began >= LINGER_SECONDS:
+                self.abort(self._closing)
+            return
+        late = self._lateness(now)
+        if late:
+            self.abort(late)
+        elif now - self._pinged_at >= PING_SECONDS and self._session.connected:
+            self._pinged_at = now
+            self.send(messages.user_control(messages.PING_REQUEST, self._milliseconds()))
+
+    def _lateness(self, now: float) -> str:
+        session = self._session
+        in_phase = now - self._phase_began
+        if self._handshake is not None:
+            return f"no handshake within {HANDSHAKE_SECONDS} s" if in_phase >= HANDSHAKE_SECONDS else ""
+        if not session.connected:
+            return f"no connect within {CONNECT_SECONDS} s" if in_phase >= CONNECT_SECONDS else ""
+        if session.busy:
+            self._phase_began = now
+        elif in_phase >= IDLE_SECONDS:
+            return f"neither published nor played for {IDLE_SECONDS} s"
+        blocked_since = self.outlet.blocked_since
+        if blocked_since is not None and now - blocked_since >= STUCK_SECONDS:
+            return f"took nothing for {STUCK_SECONDS} s"
+        if now - self._heard_at >= SILENT_SECONDS and not self._takes_media(now):
+            return f"silent for {SILENT_SECONDS} s"
+        return ""
+
+    def _takes_media(self, now: float) -> bool:
+        """Whether media has left since this was asked last: a viewer that never says a word is welcome."""
+        delivered = self._session.delivered()
+        if delivered == self._delivered or self.outlet.blocked:
+            return False
+        self._delivered = delivered
+        self._heard_at = now
+        return True
+
+    def _shake_hands(self, handshake: ServerHandshake, data: bytes) -> bytes:
+        answer = handshake.receive(data)
+        if answer:
+            self.outlet.write(answer)
+        if not handshake.done:
+            return b""
+        self._handshake = None
+        self._phase_began = self._clock.seconds()
+        return handshake.rest
+
+    def _milliseconds(self) -> int:
+        return int(self._clock.seconds() * 1000) & 0xFFFFFFFF

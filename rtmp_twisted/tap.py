@@ -1,0 +1,122 @@
+"""The composition root: what ``twistd rtmp`` runs, made of the settings. The only place that knows all the rooms."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.usage import Options as UsageOptions
+
+from rtmp_twisted.live.authority import AcceptAll, IPublishAuthority
+from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.pacer import Pacer
+from rtmp_twisted.logs import LoggedService
+from rtmp_twisted.server.factory import RTMPFactory, RTMPService
+from rtmp_twisted.server.names import NameRules
+from rtmp_twisted.server.session import SessionOptions
+from rtmp_twisted.settings import Settings, option_parameters
+from rtmp_twisted.settings_types import SettingsError
+
+_log = Logger()
+
+MEBIBYTE = 1024 * 1024
+
+
+class Options(UsageOptions):
+    """``twistd rtmp``'s options: one for each setting. Ends the process with a line for each mistake in them."""
+
+    synopsis = "[options]"
+    longdesc = "An RTMP and RTMPS server for live broadcasting. Each option is also an environment variable."
+    optParameters = option_parameters()
+
+    def postOptions(self) -> None:
+        try:
+            self.settings = Settings.load(os.environ, self, Path(".env"))
+        except SettingsError as error:
+            raise SystemExit("\n".join(error.lines)) from None
+
+
+def makeService(options: Options) -> IService:
+    """The whole server."""
+    from twisted.internet import reactor
+
+    settings = options.settings
+    root = LoggedService(settings, options.parent)
+    parts = assemble(settings, reactor)
+    for part in parts:
+        part.setServiceParent(root)
+    Announcement(settings, reactor).setServiceParent(root)
+    return root
+
+
+def assemble(settings: Settings, reactor: Any) -> list[Service]:
+    """The services, in the order in which they start; they stop in the opposite order."""
+    authority: IPublishAuthority = AcceptAll()
+    broker = Broker(
+        reactor,
+        authority,
+        Pacer(settings.write_merge_ms / 1000, time.perf_counter),
+        ChannelOptions(
+            chunk_size=settings.rtmp_chunk_size,
+            cache_bytes=settings.gop_cache_size_mb * MEBIBYTE,
+            whole_stream=settings.gop_cache_mode == "stream",
+            merge_messages=settings.msg_buffer_size,
+        ),
+        settings.publish_takeover_seconds,
+    )
+    factory = RTMPFactory(
+        SessionOptions(
+            broker=broker,
+            clock=reactor,
+            names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
+            chunk_size=settings.rtmp_chunk_size,
+            players=settings.rtmp_play_whitelist,
+        ),
+        debug=settings.log_debug,
+        trace=settings.log_trace,
+    )
+    endpoints = [("RTMP", endpoint(reactor, settings.bind_address, settings.rtmp_port))]
+    return [broker, RTMPService(factory, endpoints, settings.shutdown_grace_seconds)]
+
+
+def endpoint(reactor: Any, address: str, port: int) -> IStreamServerEndpoint:
+    """``address`` empty: all, IPv4 and IPv6 (IPv4 alone where the machine has no IPv6)."""
+    if ":" in address or (not address and Path("/proc/net/if_inet6").exists()):
+        return TCP6ServerEndpoint(reactor, port, interface=address or "::", backlog=1024)
+    return TCP4ServerEndpoint(reactor, port, interface=address, backlog=1024)
+
+
+class Announcement(Service):
+    """Says at the start what runs, and makes SIGTERM and SIGINT an orderly end with exit status 0."""
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        self._settings = settings
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        for variable, value in self._settings.non_default():
+            _log.info("{variable} is {value}", variable=variable, value=value)
+        for line in self._settings.warnings():
+            _log.warn("{line}", line=line)
+        # The reactor sets its own handlers when it starts; they end the process with the signal, not with status 0.
+        self._reactor.callWhenRunning(self._handle_signals)
+
+    def _handle_signals(self) -> None:
+        for number in signal.SIGTERM, signal.SIGINT:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _: object) -> None:
+        for other in signal.SIGTERM, signal.SIGINT:
+            signal.signal(other, signal.SIG_IGN)
+        name = signal.Signals(number).name
+        self._reactor.callFromThread(_log.info, "{name}: the server is stopping", name=name)
+        self._reactor.callFromThread(self._reactor.stop)
