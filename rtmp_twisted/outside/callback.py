@@ -114,14 +114,13 @@ class CallbackAuthority(Service):
         idle: Deferred[None] = Deferred()
         if self._under_way:
             self._idle = idle
-            idle.addTimeout(SHUTDOWN_TIMEOUT, self._clock)
-            idle.addErrback(self._give_up)
+            limit = self._clock.callLater(SHUTDOWN_TIMEOUT, self._give_up)
+            idle.addCallback(lambda _: limit.cancel() if limit.active() else None)
         else:
             idle.callback(None)
         return idle.addCallback(self._close)
 
-    def _give_up(self, _: Failure) -> None:
-        self._idle = None
+    def _give_up(self) -> None:
         self._given_up = True
         _log.error("shutting down without the end of {count} callback requests", count=len(self._under_way))
         for work in list(self._under_way):
@@ -130,7 +129,8 @@ class CallbackAuthority(Service):
     def _close(self, _: None) -> Deferred[None]:
         for body in list(self._bodies):
             body.drop()
-        closed: Deferred[None] = self._pool.closeCachedConnections()
+        # The connection of the last answer goes back to the pool a moment after that answer.
+        closed: Deferred[None] = deferLater(self._clock, 0, self._pool.closeCachedConnections)
         return closed
 
     def _track(self, work: Deferred[_T]) -> Deferred[_T]:

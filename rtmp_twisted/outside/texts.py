@@ -9,7 +9,7 @@ import ipaddress
 import unicodedata
 from typing import Any
 
-from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed, DNSLookupError
 from twisted.python.failure import Failure
 
 #: Longest stream id, in characters, that another party may give to a publish.
@@ -55,7 +55,7 @@ def describe(problem: BaseException | Failure | None) -> str:
     name = type(error).__name__
     if isinstance(error, LinkError):
         return str(error)
-    if isinstance(error, (ConnectError, ConnectionClosed, ConnectionAborted)):
+    if isinstance(error, (ConnectError, ConnectionClosed, ConnectionAborted, DNSLookupError)):
         return str(error).rstrip(".")
     if name in ("TimeoutError", "CancelledError"):
         return "no answer in time"
