@@ -56,16 +56,15 @@ make_venv() {
 }
 
 # ensure_venv [EXTRA]: the virtual environment with this checkout and its dependencies in it. Needs no network while
-# setup.cfg and pyproject.toml are as they were when it last ran.
+# setup.cfg and pyproject.toml are as they were when it last ran for EXTRA; no EXTRA is part of each.
 ensure_venv() {
-    local extra=${1:-} wanted stamp
+    local extra=${1:-} wanted
     make_venv
-    stamp=$venv/.installed-${extra:-plain}
     wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum)
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    if ! grep -qsxF "$wanted" "$venv/.installed-$extra"*; then
         say "installing dependencies into $venv${extra:+ (for $extra)}"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" \
             </dev/null >&2
-        printf '%s\n' "$wanted" >"$stamp"
+        printf '%s\n' "$wanted" >"$venv/.installed-$extra"
     fi
 }
