@@ -1,8 +1,8 @@
 """When to write to the players: at once while that is cheap, seldom where many watch. Used by channel only.
 
 System calls are what a live server's time goes to, one per player and write. The fewer writes, the less it costs and
-the later a frame arrives. The interval between two writes is chosen so that writing takes a fixed share of the core:
-what one round over all channels' players cost lately, divided by that share. It is one share for the whole process;
+the later a frame arrives. A round over all channels' players that is cheap is done for each frame; where one is dear,
+the interval between two is chosen so that they take a fixed share of the core. It is one share for the whole process;
 a share for each channel would be as many shares as there are channels.
 """
 
@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-SHARE = 0.08
-"""The part of one core that writing to players may take before writes are merged."""
+CHEAP = 0.001
+"""Seconds: a round that costs less is not worth holding anything back for."""
+
+SHARE = 0.05
+"""The part of one core that the dear part of each round may take."""
 
 SMOOTHING = 0.25
 """Weight of the newest cost, so that one round that was interrupted does not decide."""
@@ -29,7 +32,7 @@ class Pacer:
     @property
     def interval(self) -> float:
         """Seconds from one write of a channel to its next."""
-        return min(self._longest, self._round / SHARE)
+        return min(self._longest, max(0.0, self._round - CHEAP) / SHARE)
 
     def account(self, before: float, cost: float) -> float:
         """A channel's round, whose smoothed cost was ``before``, now cost ``cost`` seconds; returns the new one."""
