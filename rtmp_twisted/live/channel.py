@@ -17,7 +17,7 @@ from rtmp_twisted.live.log import Block, Log
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.wire import media, messages
-from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
+from rtmp_twisted.wire.messages import AUDIO, USER_CONTROL, VIDEO, Message
 
 
 @frozen
@@ -72,15 +72,15 @@ class Channel:
         self.log.restart(whole)
         if whole:
             self.log.begin_group(self._headers.now())
-        self.log.append(messages.user_control(messages.STREAM_BEGIN, PLAYER_STREAM_ID))
-        self.log.append(self._status("NetStream.Play.PublishNotify", f"{self.name} is now published."))
+        self._append(messages.user_control(messages.STREAM_BEGIN, PLAYER_STREAM_ID))
+        self._append(self._status("NetStream.Play.PublishNotify", f"{self.name} is now published."))
         return strangers
 
     def publish(self, message: Message) -> None:
         """One audio, video or data message of the publisher, its data messages in the form players get."""
-        type_id = message.type_id
+        type_id, _, timestamp, body = message
         if type_id == VIDEO:
-            kind = media.classify_video(message.body)
+            kind = media.classify_video(body)
             if kind == media.FRAME and not self._keyframe_seen:
                 self.dropped += 1
                 return
@@ -90,9 +90,9 @@ class Channel:
             elif kind == media.HEADER:
                 self._has_video = True
                 self._headers.keep(message)
-        elif type_id == AUDIO and media.classify_audio(message.body) == media.HEADER:
+        elif type_id == AUDIO and media.classify_audio(body) == media.HEADER:
             self._headers.keep(message)
-        self.log.append(message._replace(stream_id=PLAYER_STREAM_ID))
+        self.log.append(type_id, timestamp, body)
         if self.log.pending >= self._options.merge_messages:
             self.flush()
 
@@ -104,8 +104,8 @@ class Channel:
     def end(self) -> None:
         """The publish has ended: the players are told, and nothing of it is kept for joiners."""
         self.on_air = False
-        self.log.append(self._status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
-        self.log.append(messages.user_control(messages.STREAM_EOF, PLAYER_STREAM_ID))
+        self._append(self._status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
+        self._append(messages.user_control(messages.STREAM_EOF, PLAYER_STREAM_ID))
         self.flush()
         self._forget()
         self.log.restart(self._options.whole_stream)
@@ -116,11 +116,12 @@ class Channel:
         """To be called when the publisher has nothing more to say at the moment."""
         if self._timer is not None or not self.log.pending:
             return
-        wait = self._due - self._clock.seconds()
+        interval = self._pacer.interval(self._cost)
+        wait = self._due - self._clock.seconds() if interval else 0
         if wait <= 0:
             self.flush()
         else:
-            self._timer = self._clock.callLater(min(wait, self._pacer.interval), self.flush)
+            self._timer = self._clock.callLater(min(wait, interval), self.flush)
 
     def flush(self) -> None:
         """Hands all that is new to the players."""
@@ -139,7 +140,8 @@ class Channel:
         for player in list(self._behind):
             self._advance(player)
         self._cost = self._pacer.account(self._cost, self._pacer.stopwatch() - began)
-        self._due = self._clock.seconds() + self._pacer.interval
+        interval = self._pacer.interval(self._cost)
+        self._due = self._clock.seconds() + interval if interval else 0.0
 
     def close(self) -> None:
         """The channel is not used any more."""
@@ -178,7 +180,7 @@ class Channel:
 
     def send_headers(self, player: Player) -> None:
         """Sends the headers as they are now, whatever the player got before."""
-        player.send_headers(self._headers.now(), self.log.tail.timestamp)
+        player.send_headers(self._headers.now(), self.log.timestamp)
 
     def leave(self, player: Player) -> None:
         """The player has gone, or has to go."""
@@ -256,6 +258,10 @@ class Channel:
         self._headers = KeptHeaders(self._options.chunk_size)
         self._has_video = False
         self._keyframe_seen = False
+
+    def _append(self, message: Message) -> None:
+        """A message of the server's own, in its place in the stream."""
+        self.log.append(message.type_id, self.log.timestamp, message.body)
 
     def _status(self, code: str, description: str) -> Message:
         return messages.status(PLAYER_STREAM_ID, "status", code, description)

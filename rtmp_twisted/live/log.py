@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from rtmp_twisted.live.headers import CHUNK_STREAM_IDS, Headers
+from rtmp_twisted.live.headers import CHUNK_STREAM_IDS, PLAYER_STREAM_ID, Headers
 from rtmp_twisted.wire import chunks
-from rtmp_twisted.wire.messages import USER_CONTROL, Message
+from rtmp_twisted.wire.messages import USER_CONTROL
 
 
 class Block:
@@ -47,7 +47,7 @@ class Log:
         self._cache_bytes = cache_bytes
         self._parts: list[bytes | memoryview] = []
         self._length = 0
-        self._timestamp = 0
+        self.timestamp = 0
         self.whole = whole
         self.tail = self.head = Block(0, 0)
         self.groups: deque[Block] = deque()
@@ -62,15 +62,18 @@ class Log:
         """Messages that are not sealed."""
         return len(self.tail.ends)
 
-    def append(self, message: Message) -> None:
-        """Adds a message; its stream id has to be `PLAYER_STREAM_ID`, or 0 for a User Control message."""
+    def append(self, type_id: int, timestamp: int, body: bytes) -> None:
+        """Adds a message, for `PLAYER_STREAM_ID` (a User Control message for stream 0, as all of them)."""
         tail = self.tail
         if not tail.ends:
-            tail.timestamp = message.timestamp
-        self._timestamp = message.timestamp
-        self._length += chunks.append_chunks(self._parts, message, CHUNK_STREAM_IDS[message.type_id], self._chunk_size)
+            tail.timestamp = timestamp
+        self.timestamp = timestamp
+        stream_id = PLAYER_STREAM_ID if type_id != USER_CONTROL else 0
+        self._length += chunks.append_chunks(
+            self._parts, CHUNK_STREAM_IDS[type_id], self._chunk_size, type_id, stream_id, timestamp, body
+        )
         tail.ends.append(self._length)
-        tail.types.append(message.type_id)
+        tail.types.append(type_id)
 
     def seal(self) -> None:
         """Closes the tail, if it holds anything, and opens a new one."""
@@ -79,7 +82,7 @@ class Log:
             return
         tail.data = b"".join(self._parts)
         self._parts.clear()
-        self.tail = tail.following = Block(tail.position + self._length, self._timestamp)
+        self.tail = tail.following = Block(tail.position + self._length, self.timestamp)
         self._length = 0
         self._trim()
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+FREE = 0.0001
+"""Seconds: a channel whose own round costs less holds nothing back: taking the frame in cost as much."""
+
 CHEAP = 0.001
-"""Seconds: a round that costs less is not worth holding anything back for."""
+"""Seconds: as long as the rounds of all channels together cost less, nobody holds anything back."""
 
 SHARE = 0.05
 """The part of one core that the dear part of each round may take."""
@@ -29,10 +32,11 @@ class Pacer:
         self._round = 0.0
         self.stopwatch = stopwatch
 
-    @property
-    def interval(self) -> float:
-        """Seconds from one write of a channel to its next."""
-        return min(self._longest, max(0.0, self._round - CHEAP) / SHARE)
+    def interval(self, cost: float) -> float:
+        """Seconds from one write to the next, for a channel whose smoothed cost is ``cost``."""
+        if cost < FREE or self._round < CHEAP:
+            return 0.0
+        return min(self._longest, (self._round - CHEAP) / SHARE)
 
     def account(self, before: float, cost: float) -> float:
         """A channel's round, whose smoothed cost was ``before``, now cost ``cost`` seconds; returns the new one."""

@@ -146,26 +146,27 @@ class Session:
     def received_all(self) -> None:
         """There are no more messages at the moment."""
         if self.publication is not None:
+            self.publication.heard()
             self.publication.flush_when_due()
 
     def _receive_media(self, publication: Publication, message: Message) -> None:
-        publication.heard()
-        if message.type_id == messages.AGGREGATE:
-            for part in messages.split_aggregate(message):
-                if part.type_id in _MEDIA and part.type_id != messages.AGGREGATE:
-                    self._receive_media(publication, part)
-        elif publication.channel is None:
+        type_id = message.type_id
+        if publication.channel is None:
             stream = publication.owner
             assert isinstance(stream, MessageStream)
             stream.hold(message)
-        elif message.type_id in _DATA:
+        elif type_id == messages.VIDEO or type_id == messages.AUDIO:
+            publication.publish(message)
+        elif type_id == messages.AGGREGATE:
+            for part in messages.split_aggregate(message):
+                if part.type_id in _MEDIA and part.type_id != messages.AGGREGATE:
+                    self._receive_media(publication, part)
+        else:
             name, data = messages.data_name(message)
             if name == "onMetaData":
                 publication.publish_metadata(data)
             else:
                 publication.publish(data)
-        else:
-            publication.publish(message)
 
     def replay(self, publication: Publication, held: list[Message]) -> None:
         """Media that came before the publish was accepted."""
@@ -306,8 +307,7 @@ def status_info(level: str, code: str, description: str) -> dict[str, amf0.Value
     return {"level": level, "code": code, "description": description}
 
 
-_DATA = frozenset((messages.DATA_AMF0, messages.DATA_AMF3))
-_MEDIA = frozenset((messages.AUDIO, messages.VIDEO, messages.AGGREGATE)) | _DATA
+_MEDIA = frozenset((messages.AUDIO, messages.VIDEO, messages.AGGREGATE, messages.DATA_AMF0, messages.DATA_AMF3))
 _COMMANDS = frozenset((messages.COMMAND_AMF0, messages.COMMAND_AMF3))
 _ANSWERS = frozenset(("_result", "_error", "onStatus"))
 _HANDLERS: dict[str, Callable[[Session, Command, Message], None]] = {

@@ -257,25 +257,33 @@ class ChunkDecoder:
 def encode(message: Message, chunk_stream_id: int, chunk_size: int) -> bytes:
     """The chunks of one message. ``chunk_stream_id`` is 2 to 63; ``chunk_size`` 1 to 16,777,215 bytes."""
     parts: list[bytes | memoryview] = []
-    append_chunks(parts, message, chunk_stream_id, chunk_size)
+    type_id, stream_id, timestamp, body = message
+    append_chunks(parts, chunk_stream_id, chunk_size, type_id, stream_id, timestamp, body)
     return b"".join(parts)
 
 
-def append_chunks(parts: list[bytes | memoryview], message: Message, chunk_stream_id: int, chunk_size: int) -> int:
+def append_chunks(
+    parts: list[bytes | memoryview],
+    chunk_stream_id: int,
+    chunk_size: int,
+    type_id: int,
+    stream_id: int,
+    timestamp: int,
+    body: bytes,
+) -> int:
     """Appends the chunks of one message to ``parts`` without copying its body; returns their length in bytes."""
-    type_id, stream_id, timestamp, body = message
     length = len(body)
     time = timestamp if timestamp < _EXTENDED else _EXTENDED
     header = _header(chunk_stream_id, time >> 8, time & 0xFF, length >> 8, length & 0xFF, type_id, _swap(stream_id))
-    continuation = bytes((chunk_stream_id | 0xC0,))
+    extended = b""
     if time == _EXTENDED:
         extended = _uint32(timestamp)
         header += extended
-        continuation += extended
     parts.append(header)
     if length <= chunk_size:
         parts.append(body)
         return len(header) + length
+    continuation = bytes((chunk_stream_id | 0xC0,)) + extended
     view = memoryview(body)
     parts.append(view[:chunk_size])
     for start in range(chunk_size, length, chunk_size):
