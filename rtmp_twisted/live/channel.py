@@ -17,7 +17,7 @@ from rtmp_twisted.live.log import Block, Log
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.wire import media, messages
-from rtmp_twisted.wire.messages import AUDIO, USER_CONTROL, VIDEO, Message
+from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
 
 @frozen
