@@ -33,6 +33,8 @@ class Authority:
     def __init__(self, directory: str | Path, name: str = "authority") -> None:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._issued = 0
+        self._file_name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test {name}")])
         certificate = (
@@ -48,7 +50,7 @@ class Authority:
         """For Twisted clients."""
         return trustRootFromCertificates([Certificate.loadPEM(self.certificate.read_bytes())])
 
-    def issue(self, *names: str, stem: str = "server", days: int = 30) -> IssuedCertificate:
+    def issue(self, *names: str, days: int = 30) -> IssuedCertificate:
         """A certificate for ``names`` (host names and addresses); with ``days`` below 0 it is out of date."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")])
@@ -57,6 +59,9 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+        # Each has files of its own, so that a list of them can be made before the first is used.
+        self._issued += 1
+        stem = f"{self._file_name}-server-{self._issued}"
         issued = IssuedCertificate(self._directory / f"{stem}.pem", self._directory / f"{stem}.key")
         issued.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         issued.key.write_bytes(
