@@ -337,6 +337,7 @@ class PublishTests(ControlCase):
         self.assertFalse(authority.connected)
         await self.assertFailure(authority.start("tv", "key", "192.0.2.1"), Refused)
 
+        self.target.on_kill_all = lambda: None
         self.coordinator.messages.clear()
         self.coordinator.on_message = play.accept
         self.coordinator.listen()
