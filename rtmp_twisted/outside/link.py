@@ -34,6 +34,8 @@ CLOSING_TIMEOUT = 3.0
 #: Different reasons logged in one outage; more of them say nothing new.
 _MAX_REASONS = 5
 
+_log = Logger()
+
 
 class Once:
     """Something that happens once, with a reason, and that any number of parties wait for."""
@@ -79,8 +81,6 @@ class Link(Service, Generic[C]):
     ``clock`` measures all delays; ``random`` gives the jitter; ``title`` names the other side in the log.
     """
 
-    _log = Logger()
-
     #: The connection, while there is one that is ready for use.
     connection: C | None = None
 
@@ -115,7 +115,7 @@ class Link(Service, Generic[C]):
 
     def _stopped(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("the link to {title} has stopped", failure, title=self.title)
+            _log.failure("the link to {title} has stopped", failure, title=self.title)
 
     async def _keep_connected(self) -> None:
         tries = 0
@@ -139,7 +139,7 @@ class Link(Service, Generic[C]):
         opened = self.clock.seconds()
         self.connection = connection
         self._reasons.clear()
-        self._log.info("connected to {title}", title=self.title)
+        _log.info("connected to {title}", title=self.title)
         try:
             reason = await connection.lost.wait()
         except CancelledError:
@@ -159,10 +159,10 @@ class Link(Service, Generic[C]):
 
     def _report(self, line: str, reason: str) -> None:
         if reason in self._reasons or len(self._reasons) >= _MAX_REASONS:
-            self._log.debug(line, title=self.title, reason=reason)
+            _log.debug(line, title=self.title, reason=reason)
         else:
             self._reasons.add(reason)
-            self._log.warn(line, title=self.title, reason=reason)
+            _log.warn(line, title=self.title, reason=reason)
 
     def _delay(self, tries: int) -> float:
         longest: float = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(tries - 1, 10))
