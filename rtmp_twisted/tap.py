@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -14,7 +15,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
-from rtmp_twisted.live.authority import AcceptAll, IPublishAuthority
+from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.pacer import Pacer
@@ -59,7 +60,7 @@ def makeService(options: Options) -> IService:
 
 def assemble(settings: Settings, reactor: Any) -> list[Service]:
     """The services, in the order in which they start; they stop in the opposite order."""
-    authority: IPublishAuthority = AcceptAll()
+    authority = publish_authority(settings, reactor)
     broker = Broker(
         reactor,
         authority,
@@ -84,7 +85,56 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         trace=settings.log_trace,
     )
     endpoints = [("RTMP", endpoint(reactor, settings.bind_address, settings.rtmp_port))]
-    return [broker, RTMPService(factory, endpoints, settings.shutdown_grace_seconds)]
+    services: list[Service] = [broker, RTMPService(factory, endpoints, settings.shutdown_grace_seconds)]
+    if isinstance(authority, Service):
+        services.insert(0, authority)
+    if settings.control_use:
+        authority.target = broker
+    if settings.redis_use:
+        from rtmp_twisted.outside.redis import RedisCommands
+
+        redis = RedisCommands(
+            reactor,
+            broker,
+            SystemRandom(),
+            host=settings.redis_host,
+            port=settings.redis_port,
+            channel=settings.redis_channel,
+            username=settings.redis_username,
+            password=settings.redis_password,
+            tls=settings.redis_tls,
+            tls_ca=settings.redis_tls_ca,
+        )
+        services.insert(0, redis)
+    return services
+
+
+def publish_authority(settings: Settings, reactor: Any) -> Any:
+    """Who decides: the coordinator, the callback, or nobody (an `IPublishAuthority`; imports only what it needs)."""
+    if settings.control_use:
+        from rtmp_twisted.outside.control import CoordinatorAuthority
+
+        return CoordinatorAuthority(
+            reactor,
+            SystemRandom(),
+            base_url=settings.control_base_url,
+            secret=settings.control_secret,
+            external_ip=settings.external_ip,
+            external_port=settings.external_port,
+            external_ssl=settings.external_ssl,
+        )
+    if settings.callback_url:
+        from rtmp_twisted.outside.callback import CallbackAuthority
+
+        return CallbackAuthority(
+            reactor,
+            url=settings.callback_url,
+            secret=settings.jwt_secret,
+            subject=settings.custom_jwt_subject,
+            rtmp_host=settings.rtmp_host,
+            rtmp_port=settings.rtmp_port,
+        )
+    return AcceptAll()
 
 
 def endpoint(reactor: Any, address: str, port: int) -> IStreamServerEndpoint:
