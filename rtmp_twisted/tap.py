@@ -133,6 +133,7 @@ def publish_authority(settings: Settings, reactor: Any) -> Any:
             subject=settings.custom_jwt_subject,
             rtmp_host=settings.rtmp_host,
             rtmp_port=settings.rtmp_port,
+            shutdown_timeout=settings.shutdown_grace_seconds,
         )
     return AcceptAll()
 

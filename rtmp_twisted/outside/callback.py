@@ -73,6 +73,7 @@ class CallbackAuthority(Service):
         rtmp_host: str = "",
         rtmp_port: int = 1935,
         timeout: float = TIMEOUT,
+        shutdown_timeout: float = SHUTDOWN_TIMEOUT,
         trust_root: Any = None,
         client: HTTPClient | None = None,
         clock: IReactorTime | None = None,
@@ -84,6 +85,7 @@ class CallbackAuthority(Service):
         self._secret = secret
         self._claims: dict[str, str | int] = {"sub": subject, "rtmp_host": rtmp_host, "rtmp_port": rtmp_port}
         self._timeout = timeout
+        self._shutdown_timeout = shutdown_timeout
         self._reactor = reactor
         self._clock = clock or reactor
         self._now = now
@@ -109,12 +111,12 @@ class CallbackAuthority(Service):
         return self._track(Deferred.fromCoroutine(self._tell(channel, key, stream_id, client_ip)))
 
     def stopService(self) -> Deferred[None]:
-        """Fires when all requests under way are done, or given up after `SHUTDOWN_TIMEOUT`."""
+        """Fires when all requests under way are done, or given up after ``shutdown_timeout`` seconds."""
         super().stopService()
         idle: Deferred[None] = Deferred()
         if self._under_way:
             self._idle = idle
-            limit = self._clock.callLater(SHUTDOWN_TIMEOUT, self._give_up)
+            limit = self._clock.callLater(self._shutdown_timeout, self._give_up)
             idle.addCallback(lambda _: limit.cancel() if limit.active() else None)
         else:
             idle.callback(None)
