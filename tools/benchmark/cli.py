@@ -12,7 +12,7 @@ from . import peers, plot, report
 from .peers import Peer
 from .process import BenchError, raise_file_limit
 from .runner import Cores, Result, measure
-from .scenarios import QUICK, SCENARIOS, Scenario
+from .scenarios import QUICK, SCENARIOS, Scenario, audience
 
 SPARE_FILES = 200
 
@@ -40,10 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--scenario", action="append", metavar="NAME", help="a scenario (repeat for more; default: all)")
+    add("--players", action="append", type=_count, metavar="N", help="N players of one channel (repeat for more)")
     add("--quick", action="store_true", help="two small scenarios, one run of 3 seconds: to see that all is there")
     add("--seconds", type=_positive, help="length of the measured window (default: 10)")
     add("--settle", type=_positive, default=3.0, help="seconds from the last player's joining to it (default: 3)")
-    add("--repeat", type=int, metavar="N", help="runs of each server in each scenario (default: 3)")
+    add("--repeat", type=_count, metavar="N", help="runs of each server in each scenario (default: 3)")
     add("--only", action="append", metavar="SERVER", help="a known server (repeat for more; default: all found)")
     add(
         "--server",
@@ -62,6 +63,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if value <= 0:
         raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return value
 
 
@@ -98,10 +106,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     known = {scenario.name: scenario for scenario in SCENARIOS}
-    names = options.scenario or (QUICK if options.quick else list(known))
+    names = options.scenario or ([] if options.players else QUICK if options.quick else list(known))
     if unknown := [name for name in names if name not in known]:
         raise BenchError(f"there is no scenario {unknown[0]}; there are {', '.join(known)}")
-    return [known[name] for name in names]
+    return [known[name] for name in names] + [audience(players) for players in options.players or []]
 
 
 def _servers(options: argparse.Namespace) -> tuple[list[Peer], list[str]]:
@@ -134,8 +142,7 @@ def _write(
 ) -> None:
     if not results:
         return
-    audience = {scenario.name for scenario in SCENARIOS if scenario.is_audience}
     report.write_csv(directory / "results.csv", results)
     report.write_markdown(directory / "results.md", results, failures, missing, cores)
-    rows = [row for row in report.medians(results) if row.scenario in audience]
+    rows = [row for row in report.medians(results) if row.scenario == audience(row.players).name]
     (directory / "results.svg").write_text(plot.svg(rows))

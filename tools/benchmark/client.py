@@ -11,13 +11,13 @@ import socket
 from collections.abc import Callable
 
 from . import frames, rtmp
-from .walker import RESERVE, Plans, Walker
+from .walker import Plans, Walker
 
 CONNECT_TIMEOUT_S = 10
 
 
 class Connection:
-    """What publishers and players have in common. ``feed(buffer, end, now)`` takes received bytes."""
+    """What publishers and players have in common. ``feed(buffer, start, end, now)`` takes received bytes."""
 
     def __init__(self, address: tuple[str, int], app: str, key: str, stream: frames.Stream, plans: Plans) -> None:
         self.app = app
@@ -27,7 +27,7 @@ class Connection:
         self.is_closed = False
         self.pending = bytearray()
         self.walker = Walker(stream.identify, plans, self.on_frame, self._on_control, self.on_message)
-        self.feed: Callable[[bytearray, int, int], None] = self._shake_hands
+        self.feed: Callable[[bytearray, int, int, int], None] = self._shake_hands
         self._answer = bytearray()
         self.socket = socket.create_connection(address, CONNECT_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -35,11 +35,11 @@ class Connection:
         self.receive_into = self.socket.recv_into
         self.send(rtmp.handshake(os.urandom(1528)))
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | bytearray) -> None:
         """Sends; what does not fit waits for the next call. A broken connection shows when it is read."""
         if self.pending:
             self.pending += data
-            data = bytes(self.pending)
+            data = self.pending
         try:
             sent = self.socket.send(data)
         except (BlockingIOError, ConnectionError):
@@ -64,16 +64,14 @@ class Connection:
         elif code := rtmp.status_code(body):
             self.on_status(code)
 
-    def _shake_hands(self, buffer: bytearray, end: int, now: int) -> None:
-        self._answer += buffer[RESERVE:end]
+    def _shake_hands(self, buffer: bytearray, start: int, end: int, now: int) -> None:
+        self._answer += buffer[start:end]
         if len(self._answer) < rtmp.ANSWER_SIZE:
             return
         host, port = self.socket.getpeername()[:2]
         self.send(bytes(self._answer[1 : 1 + rtmp.HANDSHAKE_PART]) + rtmp.connect(host, port, self.app))
-        rest = self._answer[rtmp.ANSWER_SIZE :]
         self.feed = self.walker.feed
-        buffer[RESERVE : RESERVE + len(rest)] = rest
-        self.feed(buffer, RESERVE + len(rest), now)
+        self.feed(buffer, end - (len(self._answer) - rtmp.ANSWER_SIZE), end, now)
 
     def _on_control(self, type_id: int, head: bytes) -> None:
         if rtmp.is_ping(type_id, head):

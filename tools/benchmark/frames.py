@@ -23,6 +23,9 @@ KEYFRAME_RATIO = 8
 clock = time.monotonic_ns
 """The clock of every stamp: the same in all processes of a machine."""
 
+STAMP_AT = (10, 3)
+"""Where in a frame's body the clock stands, by kind; the sequence number follows."""
+
 HEAD = 22
 """Bytes from the start of a frame's body that identify it."""
 
@@ -79,25 +82,32 @@ class Stream:
             return 2 + AUDIO_PAYLOAD
         return 9 + self._delta * (KEYFRAME_RATIO if sequence % self._gop == 0 else 1)
 
-    def message(self, kind: int, sequence: int, stamp: int, stream_id: int, chunk_size: int) -> bytes:
-        """The frame as the publisher sends it."""
-        body, at = self.body(kind, sequence, stamp), timestamp(kind, sequence)
-        if kind:
-            return rtmp.chunks(AUDIO_CHUNK_STREAM, rtmp.AUDIO, at, stream_id, body, chunk_size)
-        return rtmp.chunks(VIDEO_CHUNK_STREAM, rtmp.VIDEO, at, stream_id, body, chunk_size)
+    def message(self, kind: int, sequence: int, stream_id: int, chunk_size: int) -> tuple[bytearray, int]:
+        """The frame as the publisher sends it, and where ``put_stamp`` has to put the time; chunks of HEAD bytes on."""
+        body, at = self.body(kind, sequence, 0), timestamp(kind, sequence)
+        chunk_stream, type_id = (AUDIO_CHUNK_STREAM, rtmp.AUDIO) if kind else (VIDEO_CHUNK_STREAM, rtmp.VIDEO)
+        message = bytearray(rtmp.chunks(chunk_stream, type_id, at, stream_id, body, chunk_size))
+        return message, (16 if at >= rtmp.EXTENDED else 12) + STAMP_AT[kind]
 
     def identify(self, type_id: int, size: int, head: bytes) -> Frame | None:
         """Knows a frame by the first HEAD bytes of its body; None for headers, metadata and what is not media."""
         if len(head) < HEAD:
             return None
         if type_id == rtmp.VIDEO and head[0] & 15 == 7 and head[1] == 1:
-            kind, at = 0, 10
+            kind = 0
         elif type_id == rtmp.AUDIO and head[0] >> 4 == 10 and head[1] == 1:
-            kind, at = 1, 3
+            kind = 1
         else:
             return None
-        stamp, sequence = struct.unpack_from("<QI", head, at)
+        stamp, sequence = struct.unpack_from("<QI", head, STAMP_AT[kind])
         return Frame(kind, sequence, stamp, self.start <= stamp < self.end, size == self.size(kind, sequence))
+
+
+def put_stamp(message: bytearray, at: int) -> int:
+    """Puts the time that it is now into a message, and returns it: the last thing before it is sent."""
+    now = clock()
+    struct.pack_into("<Q", message, at, now)
+    return now
 
 
 def timestamp(kind: int, sequence: int) -> int:

@@ -5,6 +5,10 @@ line. It says ``published``, ``joined``, ``done`` (with its figures) or ``failed
 and ``measure`` (with a window of the monotonic clock). It keeps publishing and reading until its input ends, so that no
 process disturbs what another still measures.
 
+What has come is read first and judged later: a socket is emptied into an arena and the time noted, and only when no
+socket has more is the arena walked through. So the latency of one player holds little of the time that it takes to
+judge what others got.
+
 A frame counts when it was *sent* within the window; after the window the load reads on until nothing of it comes any
 more. So a late frame is late, and only a lost one is missing.
 """
@@ -18,7 +22,7 @@ import os
 import select
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +31,10 @@ from . import frames, rtmp
 from .client import Connection, Player, Publisher
 from .walker import RESERVE, Plans, WalkError
 
-BUFFER_SIZE = 256 * 1024
+ARENA_SIZE = 16 << 20
+READ_SIZE = 256 << 10
 EVENTS_AT_ONCE = 512
+JUDGED_AT_ONCE = 16
 JOINING_AT_ONCE = 16
 SETUP_TIMEOUT_NS = 60_000_000_000
 QUIET_NS = 1_000_000_000
@@ -89,8 +95,11 @@ class Load:
         self._plans: Plans = {}
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
-        self._buffer = bytearray(RESERVE + BUFFER_SIZE)
-        self._view = memoryview(self._buffer)[RESERVE:]
+        self._arena = bytearray(ARENA_SIZE)
+        self._view = memoryview(self._arena)
+        self._arena_end = RESERVE
+        self._unjudged: deque[tuple[Connection, int, int, int]] = deque()
+        """What lies in the arena: whose it is, where it starts and ends, when it was read."""
         self._latencies = array.array("Q")
         self._figures = Figures()
         self._publishers: list[Publisher] = []
@@ -122,6 +131,7 @@ class Load:
         self._figures.cpu_ns = time.process_time_ns() - cpu
         self._figures.bytes = self._received - received
         self._drain(end)
+        self._judge(len(self._unjudged))
         self._sum_up()
         self._tell("done", figures=vars(self._figures))
 
@@ -186,52 +196,78 @@ class Load:
                 size, last = len(self._latencies), frames.clock()
 
     def _turn(self, until: int | None = None) -> None:
-        """Publishes what is due, then takes what has come, waiting for it no longer than to the next frame."""
+        """Publishes what is due, then reads what has come, or judges what was read if there is nothing.
+
+        Waits no longer than until the next frame is due, and not at all while there is something to judge.
+        """
         now = frames.clock()
         wake = now + LONGEST_WAIT_NS if until is None else min(until, now + LONGEST_WAIT_NS)
         if self._clock_start and self._publishers:
             wake = min(wake, self._publish_due())
-        buffer, view, connections = self._buffer, self._view, self._connections
-        clock = frames.clock
-        for fd, _ in self._epoll.poll(max(0, wake - clock()) / 1e9, EVENTS_AT_ONCE):
+        # Rounded down to a millisecond: the core is awake when a frame is due, as its first reader has to be.
+        wait = 0.0 if self._unjudged else max(0, wake - frames.clock()) // 1_000_000 / 1e3
+        events = self._epoll.poll(wait, EVENTS_AT_ONCE)
+        if events:
+            self._read(events)
+        else:
+            self._judge(JUDGED_AT_ONCE)
+
+    def _read(self, events: list[tuple[int, int]]) -> None:
+        connections, view, note, clock = self._connections, self._view, self._unjudged.append, frames.clock
+        start = self._arena_end
+        for fd, _ in events:
             if fd == ORDERS_FD:
                 self._read_orders()
                 continue
+            if start + READ_SIZE > ARENA_SIZE:
+                self._judge(len(self._unjudged))
+                start = self._arena_end
             connection = connections[fd]
             try:
-                size = connection.receive_into(view)
+                size = connection.receive_into(view[start : start + READ_SIZE])
             except BlockingIOError:
                 continue
             except OSError:
                 size = 0
-            if not size:
+            if size:
+                note((connection, start, start + size, clock()))
+                self._received += size
+                start += size + RESERVE
+            else:
                 self._close(connection)
-                continue
-            self._received += size
+        self._arena_end = start
+
+    def _judge(self, count: int) -> None:
+        """Feeds the ``count`` oldest pieces of what was read to those it is for."""
+        unjudged, arena = self._unjudged, self._arena
+        for _ in range(min(count, len(unjudged))):
+            connection, start, end, now = unjudged.popleft()
             try:
-                connection.feed(buffer, RESERVE + size, clock())
+                connection.feed(arena, start, end, now)
             except WalkError as error:
                 raise LoadFailed(f"{connection.app}: what the server sends is malformed: {error}") from error
             except rtmp.Refused as error:
                 raise LoadFailed(f"{connection.app}: the server refused: {error}") from error
+        if not unjudged:
+            self._arena_end = RESERVE
 
     def _publish_due(self) -> int:
         """Sends each frame that is due on every channel; returns when the next one is."""
         while True:
             kind = 0 if frames.due(0, self._sequences[0]) <= frames.due(1, self._sequences[1]) else 1
-            due = self._clock_start + frames.due(kind, self._sequences[kind])
-            now = frames.clock()
-            if due > now:
-                return due
             sequence = self._sequences[kind]
+            due = self._clock_start + frames.due(kind, sequence)
+            if due > frames.clock():
+                return due
             self._sequences[kind] += 1
-            self._figures.pub_late_ns = max(self._figures.pub_late_ns, now - due)
-            self._figures.frames_sent += self._stream.start <= now < self._stream.end
             # Every server numbers message streams from 1, so the channels' bytes are the same.
             stream_id, chunk_size = self._publishers[0].stream_id, self._job.publisher_chunk
-            message = self._stream.message(kind, sequence, now, stream_id, chunk_size)
+            message, stamp_at = self._stream.message(kind, sequence, stream_id, chunk_size)
+            now = frames.put_stamp(message, stamp_at)
             for publisher in self._publishers:
                 publisher.send(message)
+            self._figures.pub_late_ns = max(self._figures.pub_late_ns, now - due)
+            self._figures.frames_sent += self._stream.start <= now < self._stream.end
 
     def _close(self, connection: Connection) -> None:
         fd = connection.socket.fileno()

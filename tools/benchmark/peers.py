@@ -98,11 +98,11 @@ def install_node_media_server() -> None:
 
 
 def _ours() -> Peer:
-    beside = [str(Path(sys.executable).parent), str(PROJECT / ".venv/bin"), str(PROJECT / "venv/bin")]
-    path = os.pathsep.join([*beside, os.environ.get("PATH", "")])
+    own = [str(Path(sys.executable).parent)] if sys.prefix != sys.base_prefix else []
+    path = os.pathsep.join([*own, str(PROJECT / ".venv/bin"), os.environ.get("PATH", "")])
     twistd = shutil.which("twistd", path=path)
     if twistd is None:
-        raise BenchError("no twistd beside this Python, in .venv or on the PATH: install the project first")
+        raise BenchError("no twistd in a virtual environment or on the PATH: ./tools/serve makes .venv")
     options = ["--max-ip-concurrent-connections", "1000000", "--concurrent-limit-whitelist", "*"]
 
     def command(directory: Path, port: int) -> list[str]:

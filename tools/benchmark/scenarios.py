@@ -19,21 +19,21 @@ class Scenario:
     def apps(self) -> list[str]:
         return [app_name(channel) for channel in range(self.channels)]
 
-    @property
-    def is_audience(self) -> bool:
-        """Whether it differs from others of its kind by the number of players only, so that it is on the plot."""
-        return self == Scenario(self.name, self.players)
-
 
 def app_name(channel: int) -> str:
     return f"bench{channel}"
 
 
+def audience(players: int) -> Scenario:
+    """That many players of one channel: the scenarios that are on the plot."""
+    return Scenario(f"{players}-players", players)
+
+
 SCENARIOS = [
-    Scenario("10-players", 10),
-    Scenario("100-players", 100),
-    Scenario("500-players", 500),
-    Scenario("1000-players", 1000),
+    audience(10),
+    audience(100),
+    audience(500),
+    audience(1000),
     Scenario("300-players-10-mbit", 300, kbps=10_000),
     Scenario("100-channels", 100, channels=100),
     Scenario("100-channels-small-chunks", 100, channels=100, publisher_chunk=128),

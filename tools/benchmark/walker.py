@@ -24,7 +24,7 @@ from .frames import HEAD, Frame
 
 LONGEST_HEADER = 3 + 11 + 4
 RESERVE = LONGEST_HEADER + HEAD
-"""Bytes that a buffer given to ``feed`` has before the received ones: an incomplete header is put there."""
+"""Bytes that must stand before those that ``feed`` is given: an incomplete header is put there."""
 
 KEY_SIZE = 12 + HEAD
 MOST_PLANS = 20_000
@@ -112,12 +112,15 @@ class Walker:
         self._bodies: dict[int, bytearray] = {}
         self._set_chunk_size(rtmp.DEFAULT_CHUNK_SIZE)
 
-    def feed(self, buffer: bytearray, end: int, now: int) -> None:
-        """Takes the bytes in ``buffer[RESERVE:end]``, received at ``now``. Raises WalkError."""
-        position = RESERVE
+    def feed(self, buffer: bytearray, start: int, end: int, now: int) -> None:
+        """Takes the bytes in ``buffer[start:end]``, received at ``now``. Raises WalkError.
+
+        The RESERVE bytes before ``start`` are there to be overwritten.
+        """
+        position = start
         if self._tail:
             position -= len(self._tail)
-            buffer[position:RESERVE] = self._tail
+            buffer[position:start] = self._tail
             self._tail = b""
         while position < end:
             if self._left:
