@@ -1,0 +1,72 @@
+"""An application that decides who may publish: callbacks with nothing but Python's standard library.
+
+    JWT_SECRET=change-me python callback_app.py 8080
+
+and in another window
+
+    CALLBACK_URL=http://127.0.0.1:8080/ JWT_SECRET=change-me twistd -n rtmp
+    ffmpeg -re -f lavfi -i testsrc2 -f flv rtmp://127.0.0.1/tv/tv-key
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+SECRET = os.environ.get("JWT_SECRET", "")
+KEYS = {"tv": "tv-key", "radio": "radio-key"}
+
+
+def decode(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def read_event(token: str) -> dict:
+    """The claims of a token; raises ValueError for one that this application's RTMP server has not signed."""
+    signed, _, signature = token.rpartition(".")
+    expected = hmac.new(SECRET.encode(), signed.encode(), hashlib.sha256).digest()
+    if not hmac.compare_digest(decode(signature), expected):
+        raise ValueError("bad signature")
+    header, claims = (json.loads(decode(part)) for part in signed.split("."))
+    if header["alg"] != "HS256" or claims["exp"] < time.time():
+        raise ValueError("bad token")
+    return claims
+
+
+class Application(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps the connection
+
+    def do_POST(self) -> None:
+        try:
+            event = read_event(self.headers.get("rtmp-event", ""))
+        except (ValueError, KeyError):
+            return self.answer(401)
+        channel = event["channel"]
+        if event["event"] == "start":
+            if channel not in KEYS or not hmac.compare_digest(KEYS[channel].encode(), event["key"].encode()):
+                return self.answer(403)
+            stream_id = f"{channel}-{time.time_ns()}"
+            print(f"start of {channel} from {event['client_ip']}: stream {stream_id}", flush=True)
+            return self.answer(200, stream_id)
+        print(f"stop of {channel}: stream {event['stream_id']}", flush=True)
+        return self.answer(200)
+
+    def answer(self, status: int, stream_id: str = "") -> None:
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        if stream_id:
+            self.send_header("stream-id", stream_id)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Requests are not logged; the events are printed above."""
+
+
+if __name__ == "__main__":
+    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Application)
+    print(f"listening on port {server.server_port}", flush=True)
+    server.serve_forever()
