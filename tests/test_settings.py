@@ -350,9 +350,10 @@ class ShownTests(SynchronousTestCase):
         self.assertEqual((loaded.rtmp_port, loaded.redis_use), (1936, True))
         self.assertEqual(loaded.given, {"rtmp_port", "redis_use"})
 
-    def test_page_is_current(self) -> None:
-        page = HERE.parent.parent / "docs" / "settings.md"
-        self.assertIn(markdown_table(), page.read_text(), "python -m rtmp_twisted.settings prints the table")
+    def test_pages_are_current(self) -> None:
+        for page in "README.md", "docs/settings.md":
+            text = (HERE.parent.parent / page).read_text()
+            self.assertIn(markdown_table(), text, f"{page}: python -m rtmp_twisted.settings prints the table")
 
 
 class NetworksTests(SynchronousTestCase):

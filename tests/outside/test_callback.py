@@ -304,10 +304,9 @@ class StopTests(CallbackCase):
         self.assertEqual(self.app.names("tv"), ["start", "stop"])
 
     async def test_shutdown_does_not_wait_for_ever(self) -> None:
-        self.patch(callback, "SHUTDOWN_TIMEOUT", 0.2)
         self.app.answer = never
         self.app.listen()
-        authority = CallbackAuthority(reactor, url=self.app.url, secret=SECRET)
+        authority = CallbackAuthority(reactor, url=self.app.url, secret=SECRET, shutdown_timeout=0.2)
         authority.startService()
         started = authority.start("tv", "key", "192.0.2.1")
         ended = authority.end("radio", "key", "id", "192.0.2.1")
