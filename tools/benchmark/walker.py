@@ -153,7 +153,11 @@ class Walker:
                 return None
             chunk_stream = 64 + int.from_bytes(buffer[position + 1 : at], "little")
         field, at = at, at + _MESSAGE_HEADER_SIZE[form]
-        last = self._messages.get(chunk_stream, Message())
+        last = self._messages.get(chunk_stream)
+        if last is None:
+            if form > 1:
+                raise WalkError(f"chunk stream {chunk_stream} begins with a header of type {form}")
+            last = Message()
         time = int.from_bytes(buffer[field : field + 3], "big") if form < 3 else last.delta
         extended = time == rtmp.EXTENDED if form < 3 else last.extended
         if extended:

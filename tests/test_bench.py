@@ -1,0 +1,402 @@
+"""``tools/bench``: that its chunk walker reads what the specification allows, that a fault of the server shows in the
+figures, and that the tool as a whole measures this project's own server."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from xml.etree import ElementTree
+
+from twisted.trial.unittest import SynchronousTestCase
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+from benchmark import client, frames, peers, plot, process, report, rtmp, runner, walker  # noqa: E402
+
+TIMEOUT_S = 300
+STREAM = frames.Stream(2500)
+
+
+class Reader:
+    """A walker and what it told."""
+
+    def __init__(self, collect: bool, shared: walker.Plans | None = None) -> None:
+        self.frames: list[tuple[int, int]] = []
+        self.messages: list[tuple[int, int, bytes]] = []
+        self.controls: list[int] = []
+        self.walker = walker.Walker(
+            STREAM.identify,
+            {} if shared is None else shared,
+            lambda frame, now: self.frames.append((frame.kind, frame.sequence)),
+            lambda type_id, head: self.controls.append(type_id),
+            lambda type_id, timestamp, body: self.messages.append((type_id, timestamp, body)),
+        )
+        self.walker.collect = collect
+
+    def feed(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            buffer = bytearray(walker.RESERVE) + piece
+            self.walker.feed(buffer, walker.RESERVE, len(buffer), 0)
+
+
+def video(sequence: int, timestamp: int = 0, chunk_size: int = 128, chunk_stream: int = 6) -> bytes:
+    return rtmp.chunks(chunk_stream, rtmp.VIDEO, timestamp, 1, STREAM.body(0, sequence, 7), chunk_size)
+
+
+def audio(sequence: int, timestamp: int = 0, chunk_size: int = 128) -> bytes:
+    return rtmp.chunks(4, rtmp.AUDIO, timestamp, 1, STREAM.body(1, sequence, 7), chunk_size)
+
+
+def long_form(chunk: bytes, chunk_stream: int) -> bytes:
+    """A chunk with its one-byte basic header made into one of two or three bytes (section 5.3.1.1)."""
+    form = chunk[0] & 0xC0
+    if chunk_stream < 320:
+        return bytes([form, chunk_stream - 64]) + chunk[1:]
+    return bytes([form | 1]) + struct.pack("<H", chunk_stream - 64) + chunk[1:]
+
+
+def split_chunks(message: bytes, chunk_size: int = 128) -> list[bytes]:
+    """The chunks of a message that was made by ``rtmp.chunks``, without extended time stamps."""
+    first = 12 + chunk_size
+    rest = message[first:]
+    return [message[:first], *(rest[at : at + chunk_size + 1] for at in range(0, len(rest), chunk_size + 1))]
+
+
+def long_stream() -> bytes:
+    """Two frames on chunk streams 64 and 65,599, their chunks in turn."""
+    one = [long_form(chunk, 64) for chunk in split_chunks(video(1))]
+    two = [long_form(chunk, 65_599) for chunk in split_chunks(video(2))]
+    return b"".join(chunk for pair in zip(one, two, strict=True) for chunk in pair)
+
+
+def interleaved() -> bytes:
+    """Audio in the middle of a video frame, between two of its chunks."""
+    chunks = split_chunks(video(1))
+    return b"".join([*chunks[:5], audio(0), *chunks[5:9], audio(1), *chunks[9:]])
+
+
+def short_headers() -> bytes:
+    """Type 1, 2 and 3 message headers, each taking over what the one before it said (section 5.3.1.2)."""
+    body = [STREAM.body(1, sequence, 7) for sequence in range(4)]
+    size = struct.pack(">I", len(body[0]))[1:]
+
+    def chunked(head: bytes, payload: bytes) -> bytes:
+        return head + payload[:128] + b"\xc4" + payload[128:]
+
+    return b"".join(
+        (
+            audio(0, 1000),
+            chunked(b"\x44\x00\x00\x14" + size + b"\x08", body[1]),
+            chunked(b"\x84\x00\x00\x19", body[2]),
+            chunked(b"\xc4", body[3]),
+        )
+    )
+
+
+def set_chunk_size(size: int) -> bytes:
+    return rtmp.chunks(2, rtmp.SET_CHUNK_SIZE, 0, 0, struct.pack(">I", size), 128)
+
+
+# name: (bytes, (kind, sequence) of each frame in them, their RTMP times)
+STREAMS: dict[str, tuple[bytes, list[tuple[int, int]], list[int]]] = {
+    "one chunk": (set_chunk_size(65_536) + video(1, 40, 65_536), [(0, 1)], [40]),
+    "several chunks": (video(1) + audio(0), [(0, 1), (1, 0)], [0, 0]),
+    "a keyframe of 571 chunks": (video(0, 5) + video(1, 6), [(0, 0), (0, 1)], [5, 6]),
+    "a last chunk that is full": (
+        set_chunk_size(STREAM.size(0, 1) // 3)
+        + video(1, 0, STREAM.size(0, 1) // 3)
+        + audio(0, 0, STREAM.size(0, 1) // 3),
+        [(0, 1), (1, 0)],
+        [0, 0],
+    ),
+    "extended time stamp": (video(1, 0xFFFFFF) + video(2, 0xFFFFFFFE), [(0, 1), (0, 2)], [0xFFFFFF, 0xFFFFFFFE]),
+    "chunk size changes": (
+        video(1) + set_chunk_size(4096) + video(2, 0, 4096) + set_chunk_size(200) + video(3, 0, 200),
+        [(0, 1), (0, 2), (0, 3)],
+        [0, 0, 0],
+    ),
+    "short headers": (short_headers(), [(1, 0), (1, 1), (1, 2), (1, 3)], [1000, 1020, 1045, 1070]),
+    "interleaved chunks": (interleaved(), [(1, 0), (1, 1), (0, 1)], [0, 0, 0]),
+    "long basic headers": (long_stream(), [(0, 1), (0, 2)], [0, 0]),
+    "an aborted message": (
+        b"".join(split_chunks(video(1))[:3]) + rtmp.chunks(2, rtmp.ABORT, 0, 0, struct.pack(">I", 6), 128) + video(2),
+        [(0, 2)],
+        [0],
+    ),
+    "an empty message": (rtmp.chunks(6, rtmp.VIDEO, 0, 1, b"", 128) + video(1), [(0, 1)], [0]),
+    "what is not media": (
+        rtmp.connect("h", 1, "a") + video(1) + frames.headers(1, 128) + video(2),
+        [(0, 1), (0, 2)],
+        [],
+    ),
+}
+
+
+class WalkerTests(SynchronousTestCase):
+    def test_reads_every_form(self) -> None:
+        for name, (data, expected, _) in STREAMS.items():
+            for collect in (False, True):
+                reader = Reader(collect)
+                reader.feed(data)
+                self.assertEqual(expected, reader.frames, f"{name}, collect={collect}")
+
+    def test_collects_bodies_and_times(self) -> None:
+        for name, (data, expected, times) in STREAMS.items():
+            reader = Reader(True)
+            reader.feed(data)
+            media = [message for message in reader.messages if len(message[2]) > 100 and message[0] in (8, 9)]
+            bodies = [STREAM.body(kind, sequence, 7) for kind, sequence in expected]
+            self.assertEqual(bodies, [body for _, _, body in media], name)
+            if times:
+                self.assertEqual(times, [timestamp for _, timestamp, _ in media], name)
+
+    def test_every_split(self) -> None:
+        """In two pieces, cut anywhere; the plans come from another walker that saw the same."""
+        for name in ("several chunks", "short headers", "interleaved chunks", "an aborted message"):
+            data, expected, _ = STREAMS[name]
+            shared: walker.Plans = {}
+            for cut in range(len(data)):
+                for collect in (False, True):
+                    reader = Reader(collect, shared)
+                    reader.feed(data[:cut], data[cut:])
+                    self.assertEqual(expected, reader.frames, f"{name}, cut at {cut}, collect={collect}")
+
+    def test_small_pieces(self) -> None:
+        for name, (data, expected, _) in STREAMS.items():
+            for size in (1, 2, 13, 129):
+                for collect in (False, True):
+                    reader = Reader(collect)
+                    reader.feed(*(data[at : at + size] for at in range(0, len(data), size)))
+                    self.assertEqual(expected, reader.frames, f"{name}, pieces of {size}, collect={collect}")
+
+    def test_a_known_frame_is_still_walked(self) -> None:
+        """One whose first bytes are known from another player, but whose chunks are not where they should be."""
+        shared: walker.Plans = {}
+        Reader(False, shared).feed(video(1))
+        broken = bytearray(video(1))
+        broken[12 + 128] ^= 1
+        reader = Reader(False, shared)
+        with self.assertRaises(walker.WalkError):
+            reader.feed(bytes(broken), video(2), video(3))
+        self.assertEqual([], reader.frames)
+
+    def test_a_message_cut_short(self) -> None:
+        reader = Reader(False)
+        with self.assertRaises(walker.WalkError) as caught:
+            reader.feed(b"".join(split_chunks(video(1))[:3]) + video(2))
+        self.assertIn("after 384 of 9131 bytes", str(caught.exception))
+
+    def test_a_chunk_stream_that_begins_in_the_middle(self) -> None:
+        for head in (b"\xc6", b"\x86\x00\x00\x00"):
+            with self.assertRaises(walker.WalkError):
+                Reader(False).feed(head)
+
+    def test_a_chunk_size_that_is_too_small(self) -> None:
+        with self.assertRaises(walker.WalkError):
+            Reader(False).feed(set_chunk_size(1))
+
+    def test_tells_of_a_ping(self) -> None:
+        heads: list[bytes] = []
+        reader = Reader(False)
+        reader.walker.on_control = lambda type_id, head: heads.append(head) if rtmp.is_ping(type_id, head) else None
+        reader.feed(rtmp.chunks(2, rtmp.USER_CONTROL, 0, 0, struct.pack(">HI", rtmp.PING_REQUEST, 77), 128))
+        self.assertEqual(rtmp.pong(heads[0])[12:], struct.pack(">HI", rtmp.PING_RESPONSE, 77))
+
+
+class StreamTests(SynchronousTestCase):
+    def test_is_as_fast_as_asked(self) -> None:
+        for kbps in (500, 2500, 10_000):
+            stream = frames.Stream(kbps)
+            size = sum(stream.size(0, frame) for frame in range(60)) + sum(stream.size(1, frame) for frame in range(86))
+            self.assertLess(abs(size * 8 / 2 / 1000 / kbps - 1), 0.02)
+
+    def test_a_frame_tells_who_it_is(self) -> None:
+        stream = frames.Stream(2500, start=100, end=200)
+        for kind, type_id in ((0, rtmp.VIDEO), (1, rtmp.AUDIO)):
+            for chunk_size in (128, 4096):
+                message, at = stream.message(kind, 60, 1, chunk_size)
+                stamp = frames.put_stamp(message, at)
+                body = message[12 : 12 + frames.HEAD]
+                frame = stream.identify(type_id, stream.size(kind, 60), bytes(body))
+                self.assertEqual(frames.Frame(kind, 60, stamp, False, True), frame)
+            head = stream.body(kind, 1, 150)[: frames.HEAD]
+            self.assertEqual(frames.Frame(kind, 1, 150, True, False), stream.identify(type_id, 50, head))
+
+
+class PlayerTests(SynchronousTestCase):
+    """A player that is fed by hand: its socket leads nowhere."""
+
+    def setUp(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        self.address = listener.getsockname()
+        self.latencies: list[int] = []
+
+    def player(self, is_sampled: bool, *messages: bytes) -> client.Player:
+        stream = frames.Stream(2500, start=1, end=100)
+        player = client.Player(self.address, "app", "key", stream, {}, is_sampled, self.latencies.append)
+        self.addCleanup(player.socket.close)
+        player.walker.collect = is_sampled
+        for message in messages:
+            buffer = bytearray(walker.RESERVE) + message
+            player.walker.feed(buffer, walker.RESERVE, len(buffer), 50)
+        return player
+
+    def figures(self, player: client.Player) -> tuple[int, int, int, int]:
+        return player.lost, player.dup, player.disorder, player.bad
+
+    def test_all_is_well(self) -> None:
+        for is_sampled in (False, True):
+            times = [frames.timestamp(0, sequence) + 500 for sequence in (7, 8, 9)]
+            player = self.player(is_sampled, *(video(7 + index, time) for index, time in enumerate(times)))
+            self.assertEqual((0, 0, 0, 0), self.figures(player))
+        self.assertEqual([43] * 6, self.latencies)
+
+    def test_faults_of_order(self) -> None:
+        for sequences, expected in (
+            ((1, 2, 5), (2, 0, 0, 0)),
+            ((1, 2, 2, 3), (0, 1, 0, 0)),
+            ((1, 2, 3, 1), (0, 0, 1, 0)),
+        ):
+            player = self.player(False, *map(video, sequences))
+            self.assertEqual(expected, self.figures(player), sequences)
+
+    def test_a_wrong_size(self) -> None:
+        body = STREAM.body(0, 2, 7)[:-1]
+        player = self.player(False, video(1), rtmp.chunks(6, rtmp.VIDEO, 0, 1, body, 128))
+        self.assertEqual((0, 0, 0, 1), self.figures(player))
+
+    def test_a_sampled_player_sees_a_wrong_byte_and_a_wrong_time(self) -> None:
+        wrong = bytearray(video(2, 66))
+        wrong[-1] ^= 1
+        for message in (bytes(wrong), video(2, 67)):
+            player = self.player(True, video(1, 33), message)
+            self.assertEqual((0, 0, 0, 1), self.figures(player))
+
+    def test_a_refusal(self) -> None:
+        status: rtmp.Value = {"level": "error", "code": "NetStream.Play.BadName"}
+        with self.assertRaises(rtmp.Refused) as caught:
+            self.player(True, rtmp.command("onStatus", 0.0, None, status, stream_id=1))
+        self.assertEqual("NetStream.Play.BadName", str(caught.exception))
+
+
+class UsageTests(SynchronousTestCase):
+    def test_counts_memory_that_is_held_and_not_mapped(self) -> None:
+        before = process.Usage.of(os.getpid(), with_memory=True)
+        fd = os.memfd_create("test")
+        self.addCleanup(os.close, fd)
+        os.write(fd, bytes(1 << 20))
+        again = os.dup(fd)
+        self.addCleanup(os.close, again)
+        after = process.Usage.of(os.getpid(), with_memory=True)
+        self.assertEqual(1 << 20, after.shared - before.shared)
+        self.assertGreater(after.resident, 1 << 20)
+        self.assertGreater(after.cpu_ns, 0)
+
+    def test_counts_children(self) -> None:
+        line = [sys.executable, "-c", "print(flush=True); input()"]
+        alone = process.Usage.of(os.getpid(), with_memory=True)
+        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            both = process.Usage.of(os.getpid(), with_memory=True)
+            child.communicate(b"\n")
+        self.assertGreater(both.resident, alone.resident + (1 << 20))
+
+    def test_a_file_limit_that_is_too_low(self) -> None:
+        with mock.patch("resource.setrlimit", side_effect=ValueError):
+            with self.assertRaises(process.BenchError) as caught:
+                process.raise_file_limit(1 << 40)
+        self.assertIn("ulimit -n", str(caught.exception))
+
+
+def result(**changes: Any) -> runner.Result:
+    """A run in which all went well."""
+    values: dict[str, Any] = {
+        field: 0 if kind == "int" else 1.0 if kind == "float" else "x"
+        for field, kind in runner.Result.__annotations__.items()
+    }
+    return runner.Result(**{**values, **changes})
+
+
+class ReportTests(SynchronousTestCase):
+    def test_percentiles(self) -> None:
+        latencies = Counter({9: 98, 99: 1, 999: 1})
+        self.assertEqual([0.1, 1.0, 10.0], [runner.percentile_ms(latencies, share) for share in (0.5, 0.99, 1)])
+        self.assertEqual(0, runner.percentile_ms(Counter(), 0.5))
+
+    def test_median_hides_no_fault(self) -> None:
+        runs = [result(run=1), result(run=2, lost=3, delivered=0.9, lat_p50_ms=9.0), result(run=3, lat_p50_ms=2.0)]
+        (row,) = report.medians(runs)
+        self.assertEqual((3, 2.0, 3, 0.9), (row.run, row.lat_p50_ms, row.lost, row.delivered))
+        self.assertFalse(row.is_right)
+        self.assertTrue(runs[0].is_right)
+
+    def test_markdown_tells_faults_and_doubts(self) -> None:
+        path = Path(self.mktemp())
+        rows = [result(server="a", lost=3), result(server="b", load_cpu_pct=97.0)]
+        report.write_markdown(path, rows, ["x failed"], ["y is not here"], runner.Cores({0}, [1]))
+        text = path.read_text()
+        for expected in ("| lost 3 |", "| yes |", "x failed", "y is not here", "the load took 97 %", "load on core 1"):
+            self.assertIn(expected, text)
+
+    def test_plot_has_a_line_per_server(self) -> None:
+        rows = [result(server=server, players=players) for server in ("a&b", "c") for players in (10, 100)]
+        tree = ElementTree.fromstring(plot.svg(rows))
+        lines = [element for element in tree.iter() if element.tag.endswith("polyline")]
+        self.assertEqual(2 * 3, len(lines))
+        self.assertIn("a&b", [element.text for element in tree.iter()])
+
+
+class CommandLineTests(SynchronousTestCase):
+    """The tool as its users start it."""
+
+    def bench(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(TOOLS / "bench"), "--output", self.mktemp(), *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+    def test_measures_this_server(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            done = self.bench(
+                "--only", peers.OURS, "--players", "3", "--seconds", "2", "--settle", "1", "--repeat", "1",
+                "--output", directory,
+            )  # fmt: skip
+            self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            with open(Path(directory, "results.csv"), newline="") as file:
+                (row,) = csv.DictReader(file)
+            table, drawing = Path(directory, "results.md").read_text(), Path(directory, "results.svg").read_text()
+        self.assertEqual((peers.OURS, "3", "1.0"), (row["server"], row["players"], row["delivered"]))
+        for name in ("lost", "dup", "disorder", "closed", "bad", "no_video"):
+            self.assertEqual("0", row[name], name)
+        for name in ("server_cpu_pct", "lat_p50_ms", "memory_mb", "mbit_s"):
+            self.assertGreater(float(row[name]), 0, name)
+        self.assertIn("| 3-players | rtmp-twisted | yes |", table)
+        self.assertEqual("svg", ElementTree.fromstring(drawing).tag.rpartition("}")[2])
+
+    def test_a_server_that_does_not_come_up(self) -> None:
+        command = f"{sys.executable} -c 'import sys; sys.exit(\"no {{port}} today\")'"
+        done = self.bench("--server", f"lazy={command}", "--only", "lazy", "--players", "1", "--repeat", "1")
+        self.assertEqual(1, done.returncode)
+        self.assertIn("lazy ended with status 1", done.stderr)
+        self.assertRegex(done.stderr, r"no \d+ today")
+
+    def test_wrong_uses(self) -> None:
+        for arguments, reason in (
+            (("--scenario", "none-such"), "there is no scenario none-such"),
+            (("--only", "none-such"), "there is no server none-such"),
+            (("--server", "x=serve"), "is not NAME=COMMAND"),
+            (("--server", "x=/none/such {port}", "--only", "x", "--players", "1"), "x cannot be started"),
+        ):
+            done = self.bench(*arguments)
+            self.assertIn(reason, done.stderr)
+            self.assertNotEqual(0, done.returncode)
