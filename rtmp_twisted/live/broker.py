@@ -74,9 +74,9 @@ class Publication:
     def ended(self) -> bool:
         return self.state is State.ENDED
 
-    def heard(self) -> None:
+    def heard(self, now: float) -> None:
         """Its publisher has sent something."""
-        self.heard_at = self._broker.clock.seconds()
+        self.heard_at = now
         if self.challenge is not None:
             challenge, self.challenge = self.challenge, None
             challenge.errback(Refused("the channel has a live publisher"))
@@ -90,14 +90,10 @@ class Publication:
     def publish(self, message: Message) -> None:
         """One audio, video or data message; metadata has its own way in. Ignored once the publish has ended."""
         if self.channel is not None:
-            self.received_bytes += len(message.body)
-            self.received_messages += 1
             self.channel.publish(message)
 
     def publish_metadata(self, message: Message) -> None:
         if self.channel is not None:
-            self.received_bytes += len(message.body)
-            self.received_messages += 1
             self.channel.publish_metadata(message)
 
     def flush_when_due(self) -> None:
@@ -240,6 +236,8 @@ class Broker(Service):
             publication.settle()
         if was_on_air:
             publication.channel = None
+            publication.received_bytes = place.channel.received_bytes
+            publication.received_messages = place.channel.received_messages
             place.channel.end()
             self._tell_end(publication)
         self._tidy(place)

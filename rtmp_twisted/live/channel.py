@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers, KeptHeaders
 from rtmp_twisted.live.log import Block, Log
-from rtmp_twisted.live.pacer import Pacer
+from rtmp_twisted.live.pacer import FEW, Pacer
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.wire import media, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
@@ -42,6 +42,8 @@ class Channel:
         self.key = ""
         self.dropped = 0
         """Video messages dropped because no keyframe had come yet, in this publish."""
+        self.received_messages = 0
+        self.received_bytes = 0
         self._options = options
         self._pacer = pacer
         self._clock = clock
@@ -65,7 +67,7 @@ class Channel:
             self.leave(player)
         self.key = key
         self.on_air = True
-        self.dropped = 0
+        self.dropped = self.received_messages = self.received_bytes = 0
         self._forget()
         # A player that waits with cache=clear gets all of it now: nobody else needs it kept.
         whole = self._options.whole_stream and all(player.cache is not Cache.CLEAR for player in self.players)
@@ -79,12 +81,15 @@ class Channel:
     def publish(self, message: Message) -> None:
         """One audio, video or data message of the publisher, its data messages in the form players get."""
         type_id, _, timestamp, body = message
+        self.received_messages += 1
+        self.received_bytes += len(body)
         if type_id == VIDEO:
             kind = media.classify_video(body)
-            if kind == media.FRAME and not self._keyframe_seen:
-                self.dropped += 1
-                return
-            if kind == media.KEYFRAME:
+            if kind == media.FRAME:
+                if not self._keyframe_seen:
+                    self.dropped += 1
+                    return
+            elif kind == media.KEYFRAME:
                 self._keyframe_seen = True
                 self._begin_group()
             elif kind == media.HEADER:
@@ -92,8 +97,7 @@ class Channel:
                 self._headers.keep(message)
         elif type_id == AUDIO and media.classify_audio(body) == media.HEADER:
             self._headers.keep(message)
-        self.log.append(type_id, timestamp, body)
-        if self.log.pending >= self._options.merge_messages:
+        if self.log.append(type_id, timestamp, body) >= self._options.merge_messages:
             self.flush()
 
     def publish_metadata(self, message: Message) -> None:
@@ -116,9 +120,9 @@ class Channel:
         """To be called when the publisher has nothing more to say at the moment."""
         if self._timer is not None or not self.log.pending:
             return
-        interval = self._pacer.interval(self._cost)
-        wait = self._due - self._clock.seconds() if interval else 0
-        if wait <= 0:
+        interval = self._pacer.interval if len(self.players) > FEW else 0.0
+        wait = self._due - self._clock.seconds() if interval else 0.0
+        if wait <= 0.0:
             self.flush()
         else:
             self._timer = self._clock.callLater(min(wait, interval), self.flush)
@@ -129,7 +133,19 @@ class Channel:
             if self._timer.active():
                 self._timer.cancel()
             self._timer = None
-        began = self._pacer.stopwatch()
+        pacer = self._pacer
+        if len(self.players) <= FEW:
+            self._deliver()
+            pacer.forget(self._cost)
+            self._cost = 0.0
+            return
+        began = pacer.stopwatch()
+        self._deliver()
+        self._cost = pacer.account(self._cost, pacer.stopwatch() - began)
+        if pacer.interval:
+            self._due = self._clock.seconds() + pacer.interval
+
+    def _deliver(self) -> None:
         log = self.log
         log.seal()
         first, log.head = log.head, log.tail
@@ -137,11 +153,9 @@ class Channel:
             return
         if self._keeping_up:
             self._fan_out(first)
-        for player in list(self._behind):
-            self._advance(player)
-        self._cost = self._pacer.account(self._cost, self._pacer.stopwatch() - began)
-        interval = self._pacer.interval(self._cost)
-        self._due = self._clock.seconds() + interval if interval else 0.0
+        if self._behind:
+            for player in list(self._behind):
+                self._advance(player)
 
     def close(self) -> None:
         """The channel is not used any more."""

@@ -62,8 +62,11 @@ class Log:
         """Messages that are not sealed."""
         return len(self.tail.ends)
 
-    def append(self, type_id: int, timestamp: int, body: bytes) -> None:
-        """Adds a message, for `PLAYER_STREAM_ID` (a User Control message for stream 0, as all of them)."""
+    def append(self, type_id: int, timestamp: int, body: bytes) -> int:
+        """Adds a message, for `PLAYER_STREAM_ID` (a User Control message for stream 0, as all of them).
+
+        Returns how many are not sealed now.
+        """
         tail = self.tail
         if not tail.ends:
             tail.timestamp = timestamp
@@ -74,6 +77,7 @@ class Log:
         )
         tail.ends.append(self._length)
         tail.types.append(type_id)
+        return len(tail.ends)
 
     def seal(self) -> None:
         """Closes the tail, if it holds anything, and opens a new one."""
@@ -84,7 +88,8 @@ class Log:
         self._parts.clear()
         self.tail = tail.following = Block(tail.position + self._length, self.timestamp)
         self._length = 0
-        self._trim()
+        if self.groups:
+            self._trim()
 
     def begin_group(self, headers: Headers) -> None:
         """The next message begins a group of pictures; ``headers`` are those in force before it."""

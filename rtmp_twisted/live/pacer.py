@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-FREE = 0.0001
-"""Seconds: a channel whose own round costs less holds nothing back: taking the frame in cost as much."""
+FEW = 3
+"""A channel with no more players than this holds nothing back: writing to them costs what taking a frame in cost."""
+
+FREE = 0.00003
+"""Seconds: what writing to so few costs; only what a round costs beyond that counts."""
 
 CHEAP = 0.001
 """Seconds: as long as the rounds of all channels together cost less, nobody holds anything back."""
@@ -32,15 +35,14 @@ class Pacer:
         self._round = 0.0
         self.stopwatch = stopwatch
 
-    def interval(self, cost: float) -> float:
-        """Seconds from one write to the next, for a channel whose smoothed cost is ``cost``."""
-        if cost < FREE or self._round < CHEAP:
-            return 0.0
-        return min(self._longest, (self._round - CHEAP) / SHARE)
+    @property
+    def interval(self) -> float:
+        """Seconds from one write to the next, for a channel with more than `FEW` players."""
+        return 0.0 if self._round < CHEAP else min(self._longest, (self._round - CHEAP) / SHARE)
 
     def account(self, before: float, cost: float) -> float:
         """A channel's round, whose smoothed cost was ``before``, now cost ``cost`` seconds; returns the new one."""
-        after = before + (cost - before) * SMOOTHING
+        after = before + (max(0.0, cost - FREE) - before) * SMOOTHING
         self._round += after - before
         return after
 

@@ -81,7 +81,7 @@ class RTMPProtocol(Protocol):
         self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard_at = self._clock.seconds()
+        self._heard_at = now = self._clock.seconds()
         self._received += len(data)
         if self._closing is not None:
             return
@@ -93,7 +93,7 @@ class RTMPProtocol(Protocol):
                 session.receive(message)
                 if self._closing is not None:
                     return
-            session.received_all()
+            session.received_all(now)
             if self._received - self._acknowledged >= session.window:
                 self._acknowledged = self._received
                 self.send(messages.acknowledgement(self._received))

@@ -132,7 +132,12 @@ class Session:
         type_id = message.type_id
         if type_id in _MEDIA:
             publication = self.publication
-            if publication is not None:
+            if publication is None:
+                return
+            channel = publication.channel
+            if channel is not None and (type_id == messages.VIDEO or type_id == messages.AUDIO):
+                channel.publish(message)
+            else:
                 self._receive_media(publication, message)
         elif type_id in _COMMANDS:
             self._receive_command(message)
@@ -143,11 +148,13 @@ class Session:
         elif type_id != messages.ACKNOWLEDGEMENT and type_id != messages.SET_PEER_BANDWIDTH:
             self.log.debug("a message of type {type_id} is ignored", type_id=type_id)
 
-    def received_all(self) -> None:
-        """There are no more messages at the moment."""
-        if self.publication is not None:
-            self.publication.heard()
-            self.publication.flush_when_due()
+    def received_all(self, now: float) -> None:
+        """There are no more messages at the moment, which is ``now`` (the clock's seconds)."""
+        publication = self.publication
+        if publication is not None:
+            publication.heard(now)
+            if publication.channel is not None:
+                publication.channel.flush_when_due()
 
     def _receive_media(self, publication: Publication, message: Message) -> None:
         type_id = message.type_id

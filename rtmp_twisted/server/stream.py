@@ -203,8 +203,8 @@ class MessageStream:
         """Leaves the air, without a word to the client."""
         if self.publication is not None:
             publication = self.publication
-            self._forget_publication(publication, reason)
             publication.end()
+            self._forget_publication(publication, reason)
         if self.player is not None:
             self._forget_player(self.player, reason)
 

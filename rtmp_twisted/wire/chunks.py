@@ -96,24 +96,37 @@ class ChunkDecoder:
                 except IndexError:  # the header is not all there
                     self._need = end - position + 1
                     break
-            body = stream.body
-            rest = stream.length - len(body) if body else stream.length
+            held = stream.body
+            rest = stream.length - len(held) if held else stream.length
             if rest <= self._chunk_size:
                 if end - position < rest:
                     self._need = rest
                     break
-                message = self._finish(stream, data[position : position + rest])
+                body = data[position : position + rest]
                 position += rest
+                if held:
+                    self._held -= len(held)
+                    held += body
+                    body = bytes(held)
             else:
                 taken = self._take_run(stream, data, position, end, rest)
                 if not taken:
                     self._need = self._chunk_size
                     break
                 position += taken
-                message = self._finish(stream, b"") if len(stream.body or b"") == stream.length else None
+                held = stream.body
+                if held is None or len(held) < stream.length:
+                    stream = None
+                    continue
+                self._held -= len(held)
+                body = bytes(held)
+            stream.body = None
+            message = Message(stream.type_id, stream.stream_id, stream.timestamp, body)
             stream = None
-            if message is not None:
+            if message.type_id > ABORT:
                 yield message
+            else:
+                self._obey(message)
         self._stream = stream
         if position < end:
             buffer += memoryview(data)[position:]
@@ -231,27 +244,17 @@ class ChunkDecoder:
             raise ProtocolError(f"{self._held} bytes of half-received messages")
         return span
 
-    def _finish(self, stream: _ChunkStream, last: bytes) -> Message | None:
-        """The message is whole with ``last``; None where it was an order to this decoder."""
-        body = stream.body
-        if body:
-            self._held -= len(body)
-            body += last
-            last = bytes(body)
-        stream.body = None
-        message = Message(stream.type_id, stream.stream_id, stream.timestamp, last)
-        if stream.type_id > ABORT:
-            return message
-        if stream.type_id == SET_CHUNK_SIZE:
+    def _obey(self, message: Message) -> None:
+        """A message that changes how chunks are read."""
+        if message.type_id == SET_CHUNK_SIZE:
             size = four_bytes(message)
             if not 0 < size < 0x80000000:
                 raise ProtocolError(f"a chunk size of {size}")
             self._chunk_size = min(size, MAX_CHUNK_SIZE)
-        elif stream.type_id == ABORT:
+        elif message.type_id == ABORT:
             aborted = self._streams.get(four_bytes(message))
             if aborted is not None:
                 self._drop(aborted)
-        return None
 
 
 def encode(message: Message, chunk_stream_id: int, chunk_size: int) -> bytes:
