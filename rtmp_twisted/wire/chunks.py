@@ -91,6 +91,8 @@ class ChunkDecoder:
         stream = self._stream
         while True:
             if stream is None:
+                if position == end:
+                    break
                 try:
                     stream, position = self._read_header(data, position, end)
                 except IndexError:  # the header is not all there
