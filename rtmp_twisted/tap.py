@@ -64,7 +64,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     broker = Broker(
         reactor,
         authority,
-        Pacer(settings.write_merge_ms / 1000, time.perf_counter),
+        Pacer(settings.write_merge_ms / 1000, time.thread_time),
         ChannelOptions(
             chunk_size=settings.rtmp_chunk_size,
             cache_bytes=settings.gop_cache_size_mb * MEBIBYTE,
