@@ -103,6 +103,8 @@ class Player:
     def receive(self, audio: bool | None = None, video: bool | None = None) -> None:
         """What the player wants to get (None: as before). Video that is turned on waits for a keyframe."""
         if audio is not None:
+            if audio and not self._audio and self.channel is not None:
+                self.channel.send_headers(self)  # they may have changed unheard
             self._audio = audio
         if video is not None:
             self._video_held = video and (self._video_held or not self._video)
@@ -196,8 +198,9 @@ class Player:
 
     def _advance_changed(self, block: Block) -> None:
         """Hands over one block message by message: some left out, all with this player's stream id."""
-        if block.headers is not None:
+        if block.headers is not None and self._video_held:
             self._video_held = False
+            self.send_headers(block.headers, block.timestamp)  # they may have changed unseen
         parts: list[bytearray] = []
         start = 0
         for type_id, end in zip(block.types, block.ends, strict=True):
