@@ -1,0 +1,135 @@
+"""Programs that tests run: started, watched line by line, and ended with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from tests.support.fakes_outside import reactor, within
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A TCP port that is free on loopback right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Program(ProcessProtocol):
+    """A running program. ``lines`` is what it has printed so far, on either stream."""
+
+    def __init__(self, case: TestCase, *command: str, **environment: str) -> None:
+        self.lines: list[str] = []
+        self.ended: Deferred[int] = Deferred()
+        """Fires with the exit status, or minus the signal's number."""
+        self._rest = {1: b"", 2: b""}
+        self._waiting: list[tuple[re.Pattern[str], Deferred[re.Match[str]]]] = []
+        self.name = Path(command[0]).name
+        path = shutil.which(command[0])
+        if path is None:
+            raise AssertionError(f"{command[0]} is not installed")
+        env: Mapping[str, str] = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment}
+        self._process: Any = reactor.spawnProcess(self, path, [path, *command[1:]], env=env)
+        case.addCleanup(self.kill)
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        *lines, self._rest[childFD] = (self._rest[childFD] + data).split(b"\n")
+        for line in lines:
+            self._line(line.decode("utf-8", "replace").rstrip("\r"))
+
+    def processEnded(self, reason: Failure) -> None:
+        for rest in self._rest.values():
+            if rest:
+                self._line(rest.decode("utf-8", "replace"))
+        waiting, self._waiting = self._waiting, []
+        for pattern, deferred in waiting:
+            deferred.errback(AssertionError(f"{self} ended without {pattern.pattern!r}"))
+        status: Any = reason.value
+        self.ended.callback(-status.signal if status.signal else status.exitCode or 0)
+
+    def until(self, pattern: str) -> Deferred[re.Match[str]]:
+        """Fires when a line has matched ``pattern``, from the first on; fails when it does not come."""
+        compiled = re.compile(pattern)
+        for line in self.lines:
+            match = compiled.search(line)
+            if match:
+                done: Deferred[re.Match[str]] = Deferred()
+                done.callback(match)
+                return done
+        waiting: Deferred[re.Match[str]] = Deferred()
+        self._waiting.append((compiled, waiting))
+        return within(waiting)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal, if the program still runs."""
+        with contextlib.suppress(ProcessExitedAlready):
+            self._process.signalProcess(number)
+
+    def kill(self) -> Deferred[None]:
+        """Ends it at once; fires when it has gone."""
+        self.signal(signal.SIGKILL)
+        gone: Deferred[None] = Deferred()
+
+        def tell(result: Any) -> Any:
+            gone.callback(None)
+            return result
+
+        self.ended.addBoth(tell)
+        return within(gone)
+
+    @property
+    def pid(self) -> int:
+        pid: int = self._process.pid
+        return pid
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.name}, which printed:", *self.lines[-30:]])
+
+    def _line(self, line: str) -> None:
+        self.lines.append(line)
+        for item in list(self._waiting):
+            match = item[0].search(line)
+            if match:
+                self._waiting.remove(item)
+                item[1].callback(match)
+
+
+class Server(Program):
+    """The server as a person starts it, on a free port. Options are settings: ``rtmp_chunk_size="128"``."""
+
+    def __init__(self, case: TestCase, **settings: str) -> None:
+        self.port = free_port()
+        values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", **settings}
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+        command = "from twisted.scripts.twistd import run; run()"
+        directory = case.mktemp()
+        os.mkdir(directory)
+        super().__init__(
+            case,
+            *(sys.executable, "-c", command, "--nodaemon", "--pidfile=", f"--rundir={directory}", "rtmp", *options),
+            PYTHONPATH=str(ROOT),
+        )
+
+    def up(self) -> Deferred[re.Match[str]]:
+        """Fires when it listens."""
+        return self.until(r" info RTMP on ")
+
+    def url(self, channel: str = "channel", key: str = "key") -> str:
+        return f"rtmp://127.0.0.1:{self.port}/{channel}/{key}"
