@@ -112,8 +112,8 @@ class RTMPProtocol(Protocol):
         self._session.end(why)
         level = self.log.info if self._session.connected or self._closing is not None else self.log.debug
         level(
-            "disconnected after {time}, {received} received: {reason}",
-            time=duration(self._clock.seconds() - self._since),
+            "disconnected after {duration}, {received} received: {reason}",
+            duration=duration(self._clock.seconds() - self._since),
             received=amount(self._received),
             reason=why,
         )
@@ -122,13 +122,15 @@ class RTMPProtocol(Protocol):
     # What the session calls
 
     def send(self, *to_send: Message) -> None:
-        """Sends the messages in one write."""
+        """Sends the messages in one write. A Set Chunk Size among them holds for those after it."""
         if self._closing is not None or self._lost:
             return
-        data = b"".join(
-            chunks.encode(message, 2 if message.type_id <= messages.SET_PEER_BANDWIDTH else 3, self._chunk_size)
-            for message in to_send
-        )
+        data = b""
+        for message in to_send:
+            control = message.type_id <= messages.SET_PEER_BANDWIDTH
+            data += chunks.encode(message, 2 if control else 3, self._chunk_size)
+            if message.type_id == messages.SET_CHUNK_SIZE:
+                self._chunk_size = messages.four_bytes(message)
         if not self.outlet.blocked:
             self._answered = 0
         self._answered += len(data)
@@ -136,10 +138,6 @@ class RTMPProtocol(Protocol):
             self.abort("it does not read its answers")
             return
         self.outlet.write(data)
-
-    def announce_chunk_size(self, size: int) -> None:
-        self.send(messages.set_chunk_size(size))
-        self._chunk_size = size
 
     def accept_messages(self, longest: int) -> None:
         self._decoder.max_message_length = longest

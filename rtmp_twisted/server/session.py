@@ -69,10 +69,7 @@ class Connection(Protocol):
     outlet: Outlet
 
     def send(self, *messages: Message) -> None:
-        """Sends the messages in one write."""
-
-    def announce_chunk_size(self, size: int) -> None:
-        """What is sent from here on has chunks of ``size`` bytes; the client is told."""
+        """Sends the messages in one write. A Set Chunk Size among them holds for those after it."""
 
     def accept_messages(self, longest: int) -> None:
         """The client's messages may be up to ``longest`` bytes long."""
@@ -234,7 +231,6 @@ class Session:
         info["objectEncoding"] = encoding if isinstance(encoding, (int, float)) else 0
         if not ENHANCED.keys().isdisjoint(wishes):
             info.update(ENHANCED)
-        self.connection.announce_chunk_size(self.options.chunk_size)
         self.connection.send(
             messages.window_acknowledgement_size(WINDOW),
             messages.set_peer_bandwidth(WINDOW),

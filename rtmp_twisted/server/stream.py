@@ -94,9 +94,9 @@ class MessageStream:
         if publication.on_air_since is not None:
             seconds = self.session.options.clock.seconds() - publication.on_air_since
             self.session.log.info(
-                'stopped publishing channel "{channel}" after {time}, {amount} in {messages} messages: {reason}',
+                'stopped publishing channel "{channel}" after {duration}, {amount} in {messages} messages: {reason}',
                 channel=publication.name,
-                time=duration(seconds),
+                duration=duration(seconds),
                 amount=amount(publication.received_bytes),
                 messages=publication.received_messages,
                 reason=reason,
@@ -179,9 +179,9 @@ class MessageStream:
         seconds = self.session.options.clock.seconds() - self._began
         lost = f", {amount(self._lost)} left out in {self._losses} places" if self._losses else ""
         self.session.log.info(
-            'stopped playing channel "{channel}" after {time}, {amount}{lost}: {reason}',
+            'stopped playing channel "{channel}" after {duration}, {amount}{lost}: {reason}',
             channel=self.session.channel,
-            time=duration(seconds),
+            duration=duration(seconds),
             amount=amount(delivered),
             lost=lost,
             reason=reason,
