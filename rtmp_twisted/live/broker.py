@@ -177,7 +177,10 @@ class Broker(Service):
 
     def _failed(self, failure: Failure, publication: Publication) -> None:
         self._log.failure("a publish on channel {name!r} failed", failure, name=publication.name)
-        self._refuse(self._place(publication.name), publication, "internal error")
+        if publication.state is State.ON_AIR:
+            self._end(publication, "internal error")
+        else:
+            self._refuse(self._place(publication.name), publication, "internal error")
 
     async def _claim(self, place: _Place, publication: Publication) -> None:
         """Makes ``publication`` the one of its place. Raises Refused where another one holds it."""
@@ -188,11 +191,11 @@ class Broker(Service):
             place.challenger = publication
             try:
                 await self._silence(incumbent)
+                if publication.ended:
+                    return
+                self._end(incumbent, "taken over by a new connection")
             finally:
-                place.challenger = None
-            if publication.ended:
-                return
-            self._end(incumbent, "taken over by a new connection")
+                place.challenger = None  # not before: a place that nobody uses is forgotten
         place.publication = publication
         telling = self._ending.get(publication.name)
         if telling is not None:
@@ -221,6 +224,7 @@ class Broker(Service):
         if not publication.ended:
             publication.state = State.ENDED
             publication.owner.publish_refused(publication, reason)
+        publication.settle()
 
     def end(self, publication: Publication) -> None:
         """Ends a publish for its owner. Safe to call again."""
@@ -233,13 +237,13 @@ class Broker(Service):
             place.publication.settle()
         if place.publication is publication:
             place.publication = None
-            publication.settle()
         if was_on_air:
             publication.channel = None
             publication.received_bytes = place.channel.received_bytes
             publication.received_messages = place.channel.received_messages
             place.channel.end()
             self._tell_end(publication)
+        publication.settle()  # last: the next one may go on air in this call
         self._tidy(place)
 
     def _end(self, publication: Publication, reason: str) -> None:
@@ -292,7 +296,7 @@ class Broker(Service):
         publications = [
             publication
             for place in self._places.values()
-            for publication in (place.publication, place.challenger)
+            for publication in (place.challenger, place.publication)  # else the challenger would take over first
             if publication is not None
         ]
         for publication in publications:
