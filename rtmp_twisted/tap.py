@@ -52,9 +52,9 @@ def makeService(options: Options) -> IService:
     settings = options.settings
     root = LoggedService(settings, options.parent)
     parts = assemble(settings, reactor)
+    Announcement(settings, reactor).setServiceParent(root)
     for part in parts:
         part.setServiceParent(root)
-    Announcement(settings, reactor).setServiceParent(root)
     return root
 
 
@@ -151,6 +151,12 @@ class Announcement(Service):
     def __init__(self, settings: Settings, reactor: Any) -> None:
         self._settings = settings
         self._reactor = reactor
+        self._stopping = False
+
+    def privilegedStartService(self) -> None:
+        """Before the server listens: whoever finds it there may also end it."""
+        super().privilegedStartService()
+        self._handle_signals()
 
     def startService(self) -> None:
         super().startService()
@@ -166,8 +172,9 @@ class Announcement(Service):
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, _: object) -> None:
-        for other in signal.SIGTERM, signal.SIGINT:
-            signal.signal(other, signal.SIG_IGN)
+        if self._stopping:
+            return
+        self._stopping = True
         name = signal.Signals(number).name
         self._reactor.callFromThread(_log.info, "{name}: the server is stopping", name=name)
         self._reactor.callFromThread(self._reactor.stop)

@@ -46,7 +46,8 @@ class RTMPFactory(Factory):
             protocol.check(now)
 
     def finish_all(self, reason: str) -> Deferred[None]:
-        """Ends every connection, each after what it was sent has been delivered; fires when all are gone."""
+        """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
+        self.options.broker.kill_all(reason)  # first: their players are told before they are left
         for protocol in list(self.connections):
             protocol.finish(reason)
         if not self.connections:
