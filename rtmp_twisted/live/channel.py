@@ -83,6 +83,7 @@ class Channel:
         type_id, _, timestamp, body = message
         self.received_messages += 1
         self.received_bytes += len(body)
+        header = False
         if type_id == VIDEO:
             kind = media.classify_video(body)
             if kind == media.FRAME:
@@ -93,11 +94,12 @@ class Channel:
                 self._keyframe_seen = True
                 self._begin_group()
             elif kind == media.HEADER:
-                self._has_video = True
+                self._has_video = header = True
                 self._headers.keep(message)
         elif type_id == AUDIO and media.classify_audio(body) == media.HEADER:
+            header = True
             self._headers.keep(message)
-        if self.log.append(type_id, timestamp, body) >= self._options.merge_messages:
+        if self.log.append(type_id, timestamp, body, header) >= self._options.merge_messages:
             self.flush()
 
     def publish_metadata(self, message: Message) -> None:
@@ -108,13 +110,14 @@ class Channel:
     def end(self) -> None:
         """The publish has ended: the players are told, and nothing of it is kept for joiners."""
         self.on_air = False
+        self.flush()
+        for player in list(self._waiting):  # what they wait for will not come, and they hear of the end as well
+            self._start(player, self.log.head, Headers((), self._options.chunk_size))
         self._append(self._status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
         self._append(messages.user_control(messages.STREAM_EOF, PLAYER_STREAM_ID))
         self.flush()
         self._forget()
         self.log.restart(self._options.whole_stream)
-        for player in list(self._waiting):
-            self._start(player, self.log.head)
 
     def flush_when_due(self) -> None:
         """To be called when the publisher has nothing more to say at the moment."""
@@ -175,16 +178,26 @@ class Channel:
         """Starts a player, at first or after a pause: from the cache, the next keyframe, or now."""
         player.paused = False
         groups = self.log.groups
-        if player.cache is Cache.NO or not groups:
-            if self._has_video:
-                self.wait_for_group(player)
-            else:
-                self._start(player, self.log.head)
+        cache = player.cache
+        # A whole stream is kept from its beginning on, which is no keyframe: not what a cache of one group gives.
+        if cache is Cache.NO or not groups or (cache is Cache.GOP and not self._keyframe_seen):
+            self.start_next(player)
             return
-        self.start_at_group(player, groups[-1] if player.cache is Cache.GOP else groups[0])
-        if player.cache is Cache.CLEAR:
-            self.log.keep_one_group()
+        self.start_at_group(player, groups[-1] if cache is Cache.GOP else groups[0])
+        if cache is Cache.CLEAR:
+            if self._keyframe_seen:
+                self.log.keep_one_group()
+            else:
+                self.log.restart(whole=False)
         player.cache = Cache.GOP
+
+    def start_next(self, player: Player) -> None:
+        """Starts a player without the cache: from the next keyframe, or now where there is no video."""
+        if self._has_video:
+            self._remove(player)
+            self._waiting.add(player)
+        else:
+            self._start(player, self.log.head)
 
     def pause(self, player: Player) -> None:
         """The player gets nothing until `start`."""
@@ -216,10 +229,6 @@ class Channel:
     def start_at_group(self, player: Player, group: Block) -> None:
         assert group.headers is not None
         self._start(player, group, group.headers)
-
-    def wait_for_group(self, player: Player) -> None:
-        self._remove(player)
-        self._waiting.add(player)
 
     def _start(self, player: Player, block: Block, headers: Headers | None = None) -> None:
         self._remove(player)
@@ -260,6 +269,7 @@ class Channel:
             del self._keeping_up[player]
             self._behind.add(player)
             player.place(first, taken)
+            self._advance(player)  # at once: others on its connection must find it between two messages
 
     def _begin_group(self) -> None:
         self._has_video = True

@@ -20,7 +20,8 @@ from rtmp_twisted.wire.messages import USER_CONTROL
 class Block:
     """A run of whole messages. ``data`` is empty until it is sealed.
 
-    ``ends`` are the offsets in ``data`` just behind each message, ``types`` their message type ids, ``position``
+    ``ends`` are the offsets in ``data`` just behind each message, ``types`` their message type ids (0 for a header,
+    which is for all players, also those that want no audio or video), ``position``
     the bytes of log before it, ``timestamp`` that of its first message (before there is one: of the last before it).
     A keyframe is always the first message of its block; such a block (``headers`` is not None) begins a group of
     pictures.
@@ -62,7 +63,7 @@ class Log:
         """Messages that are not sealed."""
         return len(self.tail.ends)
 
-    def append(self, type_id: int, timestamp: int, body: bytes) -> int:
+    def append(self, type_id: int, timestamp: int, body: bytes, header: bool = False) -> int:
         """Adds a message, for `PLAYER_STREAM_ID` (a User Control message for stream 0, as all of them).
 
         Returns how many are not sealed now.
@@ -76,7 +77,7 @@ class Log:
             self._parts, CHUNK_STREAM_IDS[type_id], self._chunk_size, type_id, stream_id, timestamp, body
         )
         tail.ends.append(self._length)
-        tail.types.append(type_id)
+        tail.types.append(0 if header else type_id)
         return len(tail.ends)
 
     def seal(self) -> None:
@@ -124,10 +125,11 @@ def restream(chunk_data: bytearray, stream_id: int) -> bytearray:
     """Gives one message out of the log another message stream id, in place, and returns it.
 
     The log's chunks have one-byte basic headers and begin with a type 0 header: the id is in bytes 8 to 11
-    (section 5.3.1.2.1). A User Control message names the stream in its event data instead (section 7.1.7).
+    (section 5.3.1.2.1). A User Control message names the stream in its event data instead (section 7.1.7), which
+    ends it.
     """
     if chunk_data[7] == USER_CONTROL:
-        chunk_data[14:18] = stream_id.to_bytes(4, "big")
+        chunk_data[-4:] = stream_id.to_bytes(4, "big")
     else:
         chunk_data[8:12] = stream_id.to_bytes(4, "little")
     return chunk_data

@@ -69,8 +69,8 @@ class Player:
     """``key`` is what the publisher's has to be; ``stream_id`` the message stream it plays on."""
 
     __slots__ = (
-        "_audio", "_block", "_headers", "_lag_limit", "_lost_at", "_offset", "_outlet", "_sent", "_stretch", "_video",
-        "_video_held", "cache", "channel", "key", "owner", "paused", "stream_id",
+        "_audio", "_block", "_due", "_headers", "_lag_limit", "_lost_at", "_offset", "_outlet", "_sent", "_stretch",
+        "_video", "_video_held", "cache", "channel", "key", "owner", "paused", "stream_id",
     )  # fmt: skip
 
     def __init__(self, owner: PlayerOwner, outlet: Outlet, stream_id: int, key: str, cache: Cache) -> None:
@@ -86,6 +86,7 @@ class Player:
         self._block: Block | None = None  # None: at the log's head, or without a place in it
         self._offset = 0
         self._headers: Headers | None = None  # sent last
+        self._due: tuple[Headers, int] | None = None  # to be sent, at which time, before more of the log
         self._lag_limit = 0
         self._stretch: int | None = None  # where in the log it began what it receives without a gap
         self._lost_at: int | None = None  # where it had to stop because it was too slow
@@ -103,8 +104,6 @@ class Player:
     def receive(self, audio: bool | None = None, video: bool | None = None) -> None:
         """What the player wants to get (None: as before). Video that is turned on waits for a keyframe."""
         if audio is not None:
-            if audio and not self._audio and self.channel is not None:
-                self.channel.send_headers(self)  # they may have changed unheard
             self._audio = audio
         if video is not None:
             self._video_held = video and (self._video_held or not self._video)
@@ -122,15 +121,20 @@ class Player:
         self._lag_limit = MAX_LAG + log.position - block.position
         self._block = block
         self._offset = 0
-        if headers is not self._headers:
-            self.send_headers(headers, block.timestamp)
+        self._due = (headers, block.timestamp) if headers is not self._headers else None
         if self._lost_at is not None:
             skipped = block.position - self._lost_at
             self._lost_at = None
             self.owner.play_skipped(self, skipped)
 
     def send_headers(self, headers: Headers, timestamp: int) -> None:
+        """Now, or, where something waits to leave, with what comes next: whoever takes nothing collects nothing."""
+        if self._outlet.blocked:
+            self._headers = None
+            self._due = headers, timestamp
+            return
         self._headers = headers
+        self._due = None
         if headers.messages:
             self._outlet.write(headers.chunks(timestamp, self.stream_id))
 
@@ -155,6 +159,8 @@ class Player:
         channel, outlet = self.channel, self._outlet
         assert channel is not None
         head = channel.log.head
+        if self._due is not None and not outlet.blocked:
+            self.send_headers(*self._due)
         while self._block is not None and self._block.position < head.position and not outlet.blocked:
             if self.plain:
                 self._advance_plain(self._block, head)
@@ -162,6 +168,7 @@ class Player:
                 self._advance_changed(self._block)
         if self._block is head and self.plain and not outlet.blocked:
             self._block = None
+            self._lag_limit = MAX_LAG
             return True
         if self._block is not None and channel.log.position - self._position() > self._lag_limit:
             self._skip(channel)
@@ -198,9 +205,8 @@ class Player:
 
     def _advance_changed(self, block: Block) -> None:
         """Hands over one block message by message: some left out, all with this player's stream id."""
-        if block.headers is not None and self._video_held:
+        if block.headers is not None:
             self._video_held = False
-            self.send_headers(block.headers, block.timestamp)  # they may have changed unseen
         parts: list[bytearray] = []
         start = 0
         for type_id, end in zip(block.types, block.ends, strict=True):
@@ -216,7 +222,7 @@ class Player:
             self._outlet.write(b"".join(parts))
 
     def _skip(self, channel: Channel) -> None:
-        """Too far behind: on to the newest keyframe, or, where that is not kept or not newer, to the next."""
+        """Too far behind: on to the newest keyframe, or, where that is not kept, to what comes next."""
         groups = channel.log.groups
         position = self._position()
         if groups and groups[-1].position <= position:
@@ -226,4 +232,4 @@ class Player:
         if groups:
             channel.start_at_group(self, groups[-1])
         else:
-            channel.wait_for_group(self)
+            channel.start_next(self)
