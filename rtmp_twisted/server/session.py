@@ -77,6 +77,9 @@ class Connection(Protocol):
     def finish(self, reason: str) -> None:
         """Closes the connection when all that was sent has been delivered."""
 
+    def abort(self, reason: str) -> None:
+        """Closes the connection at once."""
+
     def pause_reading(self, pause: bool) -> None:
         """Whether the client has to wait with what it sends."""
 
@@ -174,8 +177,11 @@ class Session:
 
     def replay(self, publication: Publication, held: list[Message]) -> None:
         """Media that came before the publish was accepted."""
-        for message in held:
-            self._receive_media(publication, message)
+        try:
+            for message in held:
+                self._receive_media(publication, message)
+        except ProtocolError as problem:
+            self.connection.abort(str(problem))
         publication.flush_when_due()
 
     def _receive_user_control(self, message: Message) -> None:

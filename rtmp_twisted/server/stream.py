@@ -124,6 +124,8 @@ class MessageStream:
             session.options.broker.play(session.channel, player)
         except Refused as refusal:
             self.refuse("play", "BadName", str(refusal))
+        if self.player is not player:  # the connection came to its end over the answer
+            session.options.broker.leave(player)
 
     def play_accepted(self, player: Player, on_air: bool) -> None:
         session = self.session

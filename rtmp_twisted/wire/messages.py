@@ -145,9 +145,13 @@ def data_name(message: Message) -> tuple[str, Message]:
     return name.decode("utf-8", "replace"), message._replace(type_id=type_id, body=body)
 
 
+MAX_PARTS = 4096
+"""Messages in one aggregate message: minutes of media, and no more than can be handed on at one go."""
+
+
 def split_aggregate(message: Message) -> list[Message]:
     """Takes an aggregate message apart (section 7.1.6): FLV tags, whose times are moved so that the first is the
-    message's own. Raises ProtocolError where a tag reaches past the end."""
+    message's own. Raises ProtocolError where a tag reaches past the end, and where there are too many."""
     parts: list[Message] = []
     body, position = message.body, 0
     shift = 0
@@ -159,6 +163,8 @@ def split_aggregate(message: Message) -> list[Message]:
             raise ProtocolError("an aggregate message whose parts are longer than itself")
         if not parts:
             shift = message.timestamp - time
+        elif len(parts) == MAX_PARTS:
+            raise ProtocolError(f"an aggregate message of more than {MAX_PARTS} parts")
         timestamp = (time + shift) & 0xFFFFFFFF
         parts.append(Message(body[position], message.stream_id, timestamp, body[start : start + length]))
         position = start + length + 4  # the back pointer
