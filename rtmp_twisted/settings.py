@@ -43,6 +43,9 @@ __all__ = ["NOT_YET", "Networks", "Settings", "SettingsError", "markdown_table",
 T = TypeVar("T")
 
 NOT_YET: Final[Mapping[str, str]] = {
+    "ssl_cert": "RTMPS is not served",
+    "max_ip_concurrent_connections": "connections from one address are not limited",
+    "max_connections": "connections are not limited",
     "max_publish_kbps": "a publisher's bit rate is not limited",
     "proxy_protocol_from": "the PROXY protocol is not spoken",
     "listen": "nothing listens there",
