@@ -51,7 +51,10 @@ def makeService(options: Options) -> IService:
 
     settings = options.settings
     root = LoggedService(settings, options.parent)
-    parts = assemble(settings, reactor)
+    try:
+        parts = assemble(settings, reactor)
+    except SettingsError as error:
+        raise SystemExit("\n".join(error.lines)) from None
     Announcement(settings, reactor).setServiceParent(root)
     for part in parts:
         part.setServiceParent(root)
@@ -93,18 +96,21 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     if settings.redis_use:
         from rtmp_twisted.outside.redis import RedisCommands
 
-        redis = RedisCommands(
-            reactor,
-            broker,
-            SystemRandom(),
-            host=settings.redis_host,
-            port=settings.redis_port,
-            channel=settings.redis_channel,
-            username=settings.redis_username,
-            password=settings.redis_password,
-            tls=settings.redis_tls,
-            tls_ca=settings.redis_tls_ca,
-        )
+        try:
+            redis = RedisCommands(
+                reactor,
+                broker,
+                SystemRandom(),
+                host=settings.redis_host,
+                port=settings.redis_port,
+                channel=settings.redis_channel,
+                username=settings.redis_username,
+                password=settings.redis_password,
+                tls=settings.redis_tls,
+                tls_ca=settings.redis_tls_ca,
+            )
+        except ValueError as error:
+            raise SettingsError([f"REDIS_TLS_CA: {error}"]) from None
         services.insert(0, redis)
     return services
 
@@ -114,15 +120,18 @@ def publish_authority(settings: Settings, reactor: Any) -> Any:
     if settings.control_use:
         from rtmp_twisted.outside.control import CoordinatorAuthority
 
-        return CoordinatorAuthority(
-            reactor,
-            SystemRandom(),
-            base_url=settings.control_base_url,
-            secret=settings.control_secret,
-            external_ip=settings.external_ip,
-            external_port=settings.external_port,
-            external_ssl=settings.external_ssl,
-        )
+        try:
+            return CoordinatorAuthority(
+                reactor,
+                SystemRandom(),
+                base_url=settings.control_base_url,
+                secret=settings.control_secret,
+                external_ip=settings.external_ip,
+                external_port=settings.external_port,
+                external_ssl=settings.external_ssl,
+            )
+        except ValueError as error:
+            raise SettingsError([f"CONTROL_BASE_URL: {error}"]) from None
     if settings.callback_url:
         from rtmp_twisted.outside.callback import CallbackAuthority
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
 from itertools import count
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -99,7 +100,9 @@ class RTMPService(Service):
 
     def _listens(self, port: IListeningPort, name: str) -> None:
         self._ports.append(port)
-        self._log.info("{name} on {address}", name=name, address=port.getHost())
+        address: Any = port.getHost()
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        self._log.info("{name} on {host}:{port}", name=name, host=host, port=address.port)
 
     def _drop(self) -> None:
         for protocol in list(self.factory.connections):

@@ -6,12 +6,13 @@ import signal
 import socket
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.wire import messages
 from tests.support.fakes_outside import reactor, until, within
-from tests.support.programs import ROOT, Program, Server
+from tests.support.programs import ROOT, Program, Server, free_port
 from tests.support.rtmp_client import AVC_HEADER, METADATA, RTMPClient, aac, avc, client, codes
 
 
@@ -69,6 +70,19 @@ class StartTests(TestCase):
         self.assertEqual(len(wrong.lines), 2, str(wrong))
         self.assertIn("RTMP_PORT", wrong.lines[0])
         self.assertIn("RTMP_CHUNK_SIZE", wrong.lines[1])
+
+    async def test_what_only_an_integration_can_tell_is_wrong(self) -> None:
+        ca = Path(self.mktemp())
+        ca.write_text("no certificate")
+        for variable, options in (
+            ("CONTROL_BASE_URL", ["--control-use=YES", "--control-base-url=ws://user:pw@127.0.0.1/"]),
+            ("CONTROL_BASE_URL", ["--control-use=YES", "--control-base-url=ws://127.0.0.1:0/"]),
+            ("REDIS_TLS_CA", ["--redis-use=YES", "--redis-tls=YES", f"--redis-tls-ca={ca}"]),
+        ):
+            wrong = self.server(f"--rtmp-port={free_port()}", *options)
+            self.assertEqual(await within(wrong.ended), 1, str(wrong))
+            self.assertEqual(len(wrong.lines), 1, str(wrong))
+            self.assertTrue(wrong.lines[0].startswith(f"{variable}: "), wrong.lines)
 
     async def test_ipv4_and_ipv6(self) -> None:
         server = Server(self)
