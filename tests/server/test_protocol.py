@@ -7,17 +7,33 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.server import protocol
 from rtmp_twisted.wire import amf0, chunks, messages
 from rtmp_twisted.wire.messages import ACKNOWLEDGEMENT, USER_CONTROL, Message
 from tests.support.fakes_outside import Log
-from tests.support.memory import World, codes, media
+from tests.support.memory import MemoryTransport, World, codes, media
 from tests.support.rtmp_client import AVC_HEADER, HANDSHAKE, aac, avc
 
 PING = messages.PING_REQUEST.to_bytes(2, "big")
 ANYTHING = Message(ACKNOWLEDGEMENT, 0, 0, bytes(4))
+
+
+class TransportTests(SynchronousTestCase):
+    def test_small_writes_are_not_held_back(self) -> None:
+        """TCP_NODELAY is on: an answer leaves although the one before it has not been acknowledged."""
+        switched: list[bool] = []
+
+        class TCP(MemoryTransport):
+            def setTcpNoDelay(self, enabled: bool) -> None:
+                switched.append(enabled)
+
+        made = World().factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 50000))
+        assert made is not None
+        made.makeConnection(TCP("192.0.2.1"))
+        self.assertEqual(switched, [True])
 
 
 class HandshakeTests(SynchronousTestCase):

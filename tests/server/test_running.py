@@ -97,19 +97,6 @@ class StartTests(TestCase):
         with socket.socket(socket.AF_INET6) as connection:
             self.assertRaises(OSError, connection.connect, ("::1", server.port))
 
-    async def test_small_writes_are_not_held_back(self) -> None:
-        """TCP_NODELAY: an answer leaves although the one before it has not been acknowledged."""
-        server = Server(self)
-        await server.up()
-        some = await client(server.port)
-        await some.open()
-        began = reactor.seconds()
-        for _ in range(30):
-            transaction = some.call("_checkbw", None)
-            await some.until(lambda m: m.type_id == 20 and messages.parse_command(m).transaction_id == transaction)  # noqa: B023
-        # Thirty delayed acknowledgements of 40 ms each would take longer.
-        self.assertLess(reactor.seconds() - began, 1.2)
-
 
 class SlowViewerTests(TestCase):
     timeout = 120
