@@ -31,7 +31,7 @@ from . import frames, rtmp
 from .client import Connection, Player, Publisher
 from .walker import RESERVE, Plans, WalkError
 
-ARENA_SIZE = 1 << 20
+ARENA_SIZE = 16 << 20
 READ_SIZE = 256 << 10
 EVENTS_AT_ONCE = 512
 JUDGED_AT_ONCE = 16

@@ -9,7 +9,7 @@ from html import escape
 
 from .runner import Result
 
-WIDTH, HEIGHT = 860, 400
+WIDTH, HEIGHT = 860, 380
 PANEL_WIDTH, PANEL_HEIGHT = 340, 260
 TOP, LEFTS = 60, (60, 490)
 COLOURS = ("#0b62c4", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#475569")

@@ -15,6 +15,8 @@ from .runner import Cores, Result
 
 SATURATED_PCT = 90.0
 NOISY_PCT = 10.0
+REFERENCE = "nginx-rtmp"
+"""The server whose CPU the others' is compared with, where it was measured; the last one if not."""
 
 
 def medians(results: Iterable[Result]) -> list[Result]:
@@ -73,23 +75,25 @@ def _conditions(results: Sequence[Result], rows: Sequence[Result], cores: Cores)
     versions = {row.server: row.version for row in rows}
     seconds = sorted({round(result.seconds) for result in results})
     return [
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}; {cores}. ",
-        f"{', '.join(f'{name} ({version})' for name, version in versions.items())}. ",
-        f"Medians of {max((row.run for row in rows), default=0)} runs of {'/'.join(map(str, seconds))} s, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}; {cores}.",
+        f"{', '.join(f'{name} ({version})' for name, version in versions.items())}.",
+        f"Medians; runs of each: {max(row.run for row in rows)}, of {'/'.join(map(str, seconds))} s, "
         "servers in turn. CPU in percent of one core, of the server alone; memory resident and shared, in MB.",
     ]
 
 
 def _table(rows: Sequence[Result]) -> list[str]:
+    servers = list(dict.fromkeys(row.server for row in rows))
+    reference = REFERENCE if REFERENCE in servers else servers[-1]
+    used = {row.scenario: row.server_cpu_pct for row in rows if row.server == reference}
     lines = [
-        "| scenario | server | right | CPU % | against the next | p50 ms | p99 ms | memory MB | first picture ms |",
+        f"| scenario | server | right | CPU % | of {reference}'s | p50 ms | p99 ms | memory MB | first picture ms |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        others = [other for other in rows if other.scenario == row.scenario and other.server != row.server]
-        ratio = f"{row.server_cpu_pct / others[0].server_cpu_pct:.2f}" if others and others[0].server_cpu_pct else ""
+        share = f"{row.server_cpu_pct / used[row.scenario]:.2f}" if used.get(row.scenario) else ""
         lines.append(
-            f"| {row.scenario} | {row.server} | {verdict(row)} | {row.server_cpu_pct:.1f} | {ratio} "
+            f"| {row.scenario} | {row.server} | {verdict(row)} | {row.server_cpu_pct:.1f} | {share} "
             f"| {row.lat_p50_ms:.1f} | {row.lat_p99_ms:.1f} | {row.memory_mb:.0f} | {row.first_video_p50_ms:.0f} |"
         )
     return lines
@@ -109,7 +113,7 @@ def _doubts(rows: Sequence[Result]) -> list[str]:
         if row.load_cpu_pct > SATURATED_PCT:
             lines.append(
                 f"- {row.scenario}, {row.server}: the load took {row.load_cpu_pct:.0f} % of its core, "
-                "so the latency is an upper bound."
+                "so the latency is an upper bound, and the CPU of a server that writes often a lower one."
             )
         if row.other_cpu_pct > NOISY_PCT:
             lines.append(
