@@ -19,6 +19,9 @@ from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.wire import media, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
+LEAD_MILLISECONDS = 60_000
+"""After so long without a keyframe of the video track that leads, another one leads."""
+
 
 @frozen
 class ChannelOptions:
@@ -53,6 +56,8 @@ class Channel:
         self._headers = KeptHeaders(options.chunk_size)
         self._has_video = False
         self._keyframe_seen = False
+        self._lead = 0  # the track whose keyframes begin groups of pictures
+        self._led_at = 0
         self.players: set[Player] = set()
         self._keeping_up: dict[Player, Callable[[bytes], int]] = {}
         self._behind: set[Player] = set()
@@ -91,8 +96,9 @@ class Channel:
                     self.dropped += 1
                     return
             elif kind == media.KEYFRAME:
-                self._keyframe_seen = True
-                self._begin_group()
+                if self._leads(message):
+                    self._keyframe_seen = True
+                    self._begin_group()
             elif kind == media.HEADER:
                 self._has_video = header = True
                 self._headers.keep(message)
@@ -270,6 +276,19 @@ class Channel:
             self._behind.add(player)
             player.place(first, taken)
             self._advance(player)  # at once: others on its connection must find it between two messages
+
+    def _leads(self, keyframe: Message) -> bool:
+        """Whether a keyframe begins a group of pictures: one of the track that had the first.
+
+        Where each track comes in messages of its own, the other tracks' keyframes follow that one, in its group.
+        """
+        tracks = media.tracks(VIDEO, keyframe.body) or (0,)
+        if self._lead not in tracks:
+            if self._keyframe_seen and keyframe.timestamp - self._led_at < LEAD_MILLISECONDS:
+                return False
+            self._lead = tracks[0]
+        self._led_at = keyframe.timestamp
+        return True
 
     def _begin_group(self) -> None:
         self._has_video = True

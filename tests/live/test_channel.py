@@ -64,6 +64,28 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual([m.type_id for m in received[:3]], [DATA_AMF0, VIDEO, AUDIO])
         self.assertEqual({m.timestamp for m in received[:4]}, {7000})
 
+    def test_a_second_track_in_messages_of_its_own(self) -> None:
+        """A track's keyframe does not put another's out of the group of pictures."""
+
+        def second_track(timestamp: int, keyframe: bool) -> Message:
+            return Message(VIDEO, 1, timestamp, (b"\x96" if keyframe else b"\xa6") + b"\x01avc1\x01\0\0\0frame")
+
+        channel = on_air(make_channel())
+        sent = [avc(0, True), second_track(0, True), avc(40, False), second_track(40, False)]
+        for message in sent:
+            channel.publish(message)
+        channel.flush()
+        self.assertEqual(join(channel).bodies(), HEADERS + [message.body for message in sent])
+        again = [second_track(80, True), avc(80, False)]  # no keyframe of the first track: the same group goes on
+        for message in again:
+            channel.publish(message)
+        channel.flush()
+        self.assertEqual(join(channel).bodies(), HEADERS + [message.body for message in sent + again])
+        late = second_track(100_000, True)  # the first track does not have keyframes any more
+        channel.publish(late)
+        channel.flush()
+        self.assertEqual(join(channel).bodies(), [*HEADERS, late.body])
+
     def test_no(self) -> None:
         channel = on_air(make_channel())
         group(channel, 1)
