@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
@@ -85,6 +86,8 @@ class RTMPProtocol(Protocol):
         self._received += len(data)
         if self._closing is not None:
             return
+        if not self._session.busy:
+            self._acknowledge_at_once()
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
@@ -229,6 +232,11 @@ class RTMPProtocol(Protocol):
         self._handshake = None
         self._phase_began = self._clock.seconds()
         return handshake.rest
+
+    def _acknowledge_at_once(self) -> None:
+        """Spares a client that writes its commands one by one, with TCP_NODELAY off, a wait for each: up to 40 ms."""
+        with contextlib.suppress(AttributeError, OSError):  # not TCP, or not Linux
+            cast(Any, self.transport).socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _milliseconds(self) -> int:
         return int(self._clock.seconds() * 1000) & 0xFFFFFFFF

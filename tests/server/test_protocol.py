@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -34,6 +35,25 @@ class TransportTests(SynchronousTestCase):
         assert made is not None
         made.makeConnection(TCP("192.0.2.1"))
         self.assertEqual(switched, [True])
+
+    def test_a_client_s_commands_are_acknowledged_at_once(self) -> None:
+        """TCP_QUICKACK is set anew for each read, until the client publishes or plays."""
+        options: list[tuple[int, ...]] = []
+
+        class Socket:
+            def setsockopt(self, *option: int) -> None:
+                options.append(option)
+
+        class TCP(MemoryTransport):
+            socket = Socket()
+
+        made = World().factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 50000))
+        assert made is not None
+        made.makeConnection(TCP("192.0.2.1"))
+        for read in HANDSHAKE[:9], HANDSHAKE[9:]:
+            options.clear()
+            made.dataReceived(read)
+            self.assertEqual(options, [(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)])
 
 
 class HandshakeTests(SynchronousTestCase):
