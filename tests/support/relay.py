@@ -1,0 +1,179 @@
+"""A relay between a program and the server, which writes down what passes, and can go dead without a word.
+
+What a program and the server say to each other is told by neither of them: messages are compared as they pass here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from rtmp_twisted.wire import media
+from rtmp_twisted.wire.chunks import ChunkDecoder
+from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
+from tests.support.fakes_outside import reactor, until
+from tests.support.rtmp_client import codes
+
+HANDSHAKE = 1 + 1536 + 1536
+
+
+class Tape:
+    """What passed in one direction. ``times`` are when each message was complete, in the reactor's seconds."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.times: list[float] = []
+        self.frames = 0
+        """Audio and video messages so far that are no headers."""
+        self._to_skip = HANDSHAKE
+        self._decoder = ChunkDecoder()
+
+    def feed(self, data: bytes) -> None:
+        skipped = min(self._to_skip, len(data))
+        self._to_skip -= skipped
+        for message in self._decoder.feed(data[skipped:]):
+            self.messages.append(message)
+            self.times.append(reactor.seconds())
+            self.frames += message.type_id in (AUDIO, VIDEO) and not is_header(message)
+
+    @property
+    def media(self) -> list[Message]:
+        """The audio and video messages, as if all were on message stream 1."""
+        return [message._replace(stream_id=1) for message in self.messages if message.type_id in (AUDIO, VIDEO)]
+
+    @property
+    def codes(self) -> list[str]:
+        """The status codes."""
+        return codes(self.messages)
+
+    def first_keyframe(self) -> tuple[float, Message]:
+        """The first keyframe, and when it had passed."""
+        for time, message in zip(self.times, self.messages, strict=True):
+            if is_keyframe(message):
+                return time, message
+        raise AssertionError("no keyframe passed")
+
+
+def is_header(message: Message) -> bool:
+    """Whether this is a codec header."""
+    classify = {VIDEO: media.classify_video, AUDIO: media.classify_audio}.get(message.type_id)
+    return classify is not None and classify(message.body) == media.HEADER
+
+
+def is_keyframe(message: Message) -> bool:
+    return message.type_id == VIDEO and media.classify_video(message.body) == media.KEYFRAME
+
+
+class Leg(Protocol):
+    """One connection of a program, and the relay's own to the server in its name."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.began = reactor.seconds()
+        self.to_server = Tape()
+        self.to_program = Tape()
+        self.closed: set[str] = set()
+        """Which of "program" and "server" have closed."""
+        self._relay = relay
+        self._early = b""
+        self._server: _ServerSide | None = None
+
+    def connectionMade(self) -> None:
+        self.transport: Any
+        self.transport.setTcpNoDelay(True)  # it shall not be slower than what it stands between
+        self._relay.legs.append(self)
+        connectProtocol(self._relay.upstream, _ServerSide(self)).addErrback(lambda _: self.transport.abortConnection())
+
+    def dataReceived(self, data: bytes) -> None:
+        self.to_server.feed(data)
+        if self._server is None:
+            self._early += data
+        else:
+            self._server.transport.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.closed.add("program")
+        if self._server is not None and not self._relay.dead:
+            self._server.transport.loseConnection()
+
+    def server_connected(self, server: _ServerSide) -> None:
+        self._server = server
+        server.transport.write(self._early)
+
+    async def until_told(self, code: str) -> None:
+        """Fires when the program has been told this status code."""
+        await until(lambda: code in self.to_program.codes, code)
+
+    def go_dead(self) -> None:
+        """From now on nothing passes, and neither side is told."""
+        self.transport.pauseProducing()
+        if self._server is not None:
+            self._server.transport.pauseProducing()
+
+    def close(self) -> None:
+        self.transport.abortConnection()
+        if self._server is not None:
+            self._server.transport.abortConnection()
+
+
+class _ServerSide(Protocol):
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
+
+    def connectionMade(self) -> None:
+        self.transport: Any
+        self.transport.setTcpNoDelay(True)
+        self._leg.server_connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._leg.to_program.feed(data)
+        self._leg.transport.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._leg.closed.add("server")
+        self._leg.transport.loseConnection()
+
+
+class Relay(Factory):
+    """One program's way to the server. ``legs`` are its connections so far, in order."""
+
+    def __init__(self, upstream: IStreamClientEndpoint) -> None:
+        self.legs: list[Leg] = []
+        self.upstream = upstream
+        self.dead = False
+
+    async def listen(self, case: TestCase, endpoint: IStreamServerEndpoint) -> int:
+        """Accepts programs until the test has ended. Returns the port."""
+        listening: Any = await endpoint.listen(self)
+
+        def stop() -> Deferred[None]:
+            for leg in self.legs:
+                leg.close()
+            stopped: Deferred[None] = listening.stopListening()
+            return stopped
+
+        case.addCleanup(stop)
+        port: int = listening.getHost().port
+        return port
+
+    def buildProtocol(self, addr: Any) -> Leg | None:
+        return None if self.dead else Leg(self)
+
+    def go_dead(self) -> None:
+        """From now on nothing passes on any connection, and nobody is told."""
+        self.dead = True
+        for leg in self.legs:
+            leg.go_dead()
+
+    async def until_sent(self, frames: int) -> None:
+        """Fires when the program has sent so many audio and video frames."""
+        await until(lambda: self.legs and self.legs[-1].to_server.frames >= frames, f"{frames} frames sent")
+
+    async def until_received(self, frames: int) -> None:
+        """Fires when the program has been sent so many audio and video frames."""
+        await until(lambda: self.legs and self.legs[-1].to_program.frames >= frames, f"{frames} frames received")
