@@ -14,7 +14,7 @@ from typing import Protocol
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,6 +29,9 @@ from rtmp_twisted.wire.messages import Message
 
 STOP_PATIENCE = 5.0
 """Seconds that a take-over waits for the authority to learn of the old publish's end, before it asks for the new."""
+
+RETURN_SECONDS = 5.0
+"""How long a publisher that was lost without a word may take to come back, before its players hear of an end."""
 
 
 class PublicationOwner(Protocol):
@@ -100,9 +103,9 @@ class Publication:
         if self.channel is not None:
             self.channel.flush_when_due()
 
-    def end(self) -> None:
-        """The owner has had enough, or has gone. Safe to call again."""
-        self._broker.end(self)
+    def end(self, lost: bool = False) -> None:
+        """The owner has had enough, or is ``lost``: it did not say so, and may come back. Safe to call again."""
+        self._broker.end(self, lost)
 
 
 @define(eq=False)
@@ -112,6 +115,13 @@ class _Place:
     channel: Channel
     publication: Publication | None = None
     challenger: Publication | None = None
+    farewell: IDelayedCall | None = None
+    """When the players of a lost publisher hear of the end."""
+
+    def cancel_farewell(self) -> None:
+        if self.farewell is not None and self.farewell.active():
+            self.farewell.cancel()
+        self.farewell = None
 
 
 @implementer(ICommandTarget)
@@ -171,6 +181,7 @@ class Broker(Service):
         publication.state = State.ON_AIR
         publication.on_air_since = self.clock.seconds()
         publication.channel = place.channel
+        place.cancel_farewell()
         for player in place.channel.begin(publication.key):
             player.owner.play_refused(player, "the publisher that came has another key")
         publication.owner.publish_started(publication)
@@ -193,7 +204,7 @@ class Broker(Service):
                 await self._silence(incumbent)
                 if publication.ended:
                     return
-                self._end(incumbent, "taken over by a new connection")
+                self._end(incumbent, "taken over by a new connection", lost=True)
             finally:
                 place.challenger = None  # not before: a place that nobody uses is forgotten
         place.publication = publication
@@ -226,8 +237,8 @@ class Broker(Service):
             publication.owner.publish_refused(publication, reason)
         publication.settle()
 
-    def end(self, publication: Publication) -> None:
-        """Ends a publish for its owner. Safe to call again."""
+    def end(self, publication: Publication, lost: bool = False) -> None:
+        """Ends a publish for its owner, which may come back if it is ``lost``. Safe to call again."""
         if publication.ended:
             return
         was_on_air = publication.state is State.ON_AIR
@@ -241,14 +252,16 @@ class Broker(Service):
             publication.channel = None
             publication.received_bytes = place.channel.received_bytes
             publication.received_messages = place.channel.received_messages
-            place.channel.end()
+            place.channel.end(lost)
+            if lost:
+                place.farewell = self.clock.callLater(RETURN_SECONDS, place.channel.farewell)
             self._tell_end(publication)
         publication.settle()  # last: the next one may go on air in this call
         self._tidy(place)
 
-    def _end(self, publication: Publication, reason: str) -> None:
+    def _end(self, publication: Publication, reason: str, lost: bool = False) -> None:
         if not publication.ended:
-            self.end(publication)
+            self.end(publication, lost)
             publication.owner.publish_ended(publication, reason)
 
     def _tell_end(self, publication: Publication) -> None:
@@ -301,6 +314,9 @@ class Broker(Service):
         ]
         for publication in publications:
             self._end(publication, reason)
+        for place in self._places.values():
+            place.cancel_farewell()
+            place.channel.farewell()
         return len(publications)
 
     def _is(self, publication: Publication, stream_id: str) -> bool:
@@ -321,6 +337,7 @@ class Broker(Service):
         unused = place.publication is None and place.challenger is None and not channel.players
         if unused and self._places.get(channel.name) is place:
             del self._places[channel.name]
+            place.cancel_farewell()
             channel.close()
 
 

@@ -16,6 +16,7 @@ from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers, KeptHeaders
 from rtmp_twisted.live.log import Block, Log
 from rtmp_twisted.live.pacer import FEW, Pacer
 from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.timeline import Timeline
 from rtmp_twisted.wire import media, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
@@ -54,6 +55,9 @@ class Channel:
         self._due = 0.0
         self._timer: IDelayedCall | None = None
         self._headers = KeptHeaders(options.chunk_size)
+        self._timeline = Timeline()
+        self._lost_at: float | None = None  # when its publisher was lost, until players are told or another comes
+        self._held: set[Player] = set()  # who came since then
         self._has_video = False
         self._keyframe_seen = False
         self._lead = 0  # the track whose keyframes begin groups of pictures
@@ -72,6 +76,12 @@ class Channel:
             self.leave(player)
         self.key = key
         self.on_air = True
+        if self._lost_at is None:
+            self._timeline.restart()
+        else:
+            self._timeline.go_on(self.log.timestamp, int((self._clock.seconds() - self._lost_at) * 1000))
+            self._lost_at = None
+            self._release()
         self.dropped = self.received_messages = self.received_bytes = 0
         self._forget()
         # A player that waits with cache=clear gets all of it now: nobody else needs it kept.
@@ -88,7 +98,7 @@ class Channel:
         type_id, _, timestamp, body = message
         self.received_messages += 1
         self.received_bytes += len(body)
-        header = False
+        kind = media.OTHER
         if type_id == VIDEO:
             kind = media.classify_video(body)
             if kind == media.FRAME:
@@ -100,11 +110,14 @@ class Channel:
                     self._keyframe_seen = True
                     self._begin_group()
             elif kind == media.HEADER:
-                self._has_video = header = True
-                self._headers.keep(message)
-        elif type_id == AUDIO and media.classify_audio(body) == media.HEADER:
-            header = True
+                self._has_video = True
+        elif type_id == AUDIO:
+            kind = media.classify_audio(body)
+        header = kind == media.HEADER
+        if header:
             self._headers.keep(message)
+        place = self._timeline.place if kind < media.HEADER else self._timeline.place_beside
+        timestamp = place(type_id, timestamp)
         if self.log.append(type_id, timestamp, body, header) >= self._options.merge_messages:
             self.flush()
 
@@ -113,17 +126,33 @@ class Channel:
         self._headers.keep_metadata(message)
         self.publish(message)
 
-    def end(self) -> None:
-        """The publish has ended: the players are told, and nothing of it is kept for joiners."""
+    def end(self, lost: bool = False) -> None:
+        """The publish has ended, and nothing of it is kept for joiners.
+
+        The players are told, which makes most of them leave; but not, or not yet, where the publisher was lost without
+        a word and may come back: until `farewell` is called.
+        """
         self.on_air = False
         self.flush()
         for player in list(self._waiting):  # what they wait for will not come, and they hear of the end as well
             self._start(player, self.log.head, Headers((), self._options.chunk_size))
+        self._forget()
+        self._lost_at = self._clock.seconds()
+        if lost:
+            self.log.restart(self._options.whole_stream)
+        else:
+            self.farewell()
+
+    def farewell(self) -> None:
+        """The players are told that their publish has ended, unless they have been, or another one has begun."""
+        if self._lost_at is None:
+            return
+        self._lost_at = None
         self._append(self._status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
         self._append(messages.user_control(messages.STREAM_EOF, PLAYER_STREAM_ID))
         self.flush()
-        self._forget()
         self.log.restart(self._options.whole_stream)
+        self._release()
 
     def flush_when_due(self) -> None:
         """To be called when the publisher has nothing more to say at the moment."""
@@ -183,6 +212,10 @@ class Channel:
     def start(self, player: Player) -> None:
         """Starts a player, at first or after a pause: from the cache, the next keyframe, or now."""
         player.paused = False
+        if self._lost_at is not None:  # what has been lost is none of its business
+            self._remove(player)
+            self._held.add(player)
+            return
         groups = self.log.groups
         cache = player.cache
         # A whole stream is kept from its beginning on, which is no keyframe: not what a cache of one group gives.
@@ -251,8 +284,14 @@ class Channel:
         self._keeping_up.pop(player, None)
         self._behind.discard(player)
         self._waiting.discard(player)
+        self._held.discard(player)
 
     # Inside
+
+    def _release(self) -> None:
+        """Starts who came while a publisher was lost."""
+        for player in list(self._held):
+            self.start(player)
 
     def _fan_out(self, first: Block) -> None:
         """One call for each player that keeps up: this loop is where a live server's time goes."""

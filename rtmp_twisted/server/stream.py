@@ -195,17 +195,17 @@ class MessageStream:
     def close(self) -> None:
         """The client closes the stream, and keeps the connection (sections 7.2.2.3 and 7.2.2.4)."""
         was_publishing, was_playing = self.publication is not None, self.player is not None
-        self.end("the client closed the stream")
+        self.end("the client closed the stream", lost=False)
         if was_publishing:
             self._status("status", "NetStream.Unpublish.Success", "Unpublished.")
         if was_playing:
             self._status("status", "NetStream.Play.Stop", "Stopped.")
 
-    def end(self, reason: str) -> None:
-        """Leaves the air, without a word to the client."""
+    def end(self, reason: str, lost: bool = True) -> None:
+        """Leaves the air, without a word to the client. A publisher that did not ask for it is ``lost``."""
         if self.publication is not None:
             publication = self.publication
-            publication.end()
+            publication.end(lost)
             self._forget_publication(publication, reason)
         if self.player is not None:
             self._forget_player(self.player, reason)

@@ -8,12 +8,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.authority import AcceptAll, Refused
-from rtmp_twisted.live.broker import STOP_PATIENCE, Broker, Publication
+from rtmp_twisted.live.broker import RETURN_SECONDS, STOP_PATIENCE, Broker, Publication
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.live.player import Cache, Player
 from tests.support.live import FakeOutlet, Viewer
 from tests.support.memory import Authority
-from tests.support.rtmp_client import aac, codes
+from tests.support.rtmp_client import AAC_HEADER, aac, codes
 
 
 @define(eq=False, slots=False)
@@ -56,6 +56,93 @@ class BrokerCase(SynchronousTestCase):
 
     def assert_nothing_kept(self) -> None:
         self.assertEqual(self.broker._places, {})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+def names(viewer: Viewer) -> list[str]:
+    return [code.rpartition(".")[2] for code in codes(viewer.messages())]
+
+
+class LostTests(BrokerCase):
+    """A publisher whose connection ends without a word."""
+
+    def test_comes_back(self) -> None:
+        """Its players stay, and their time goes on."""
+        _, first = self.publish()
+        viewer = self.play()
+        first.publish(aac(100_000))
+        first.end(lost=True)
+        self.assertEqual(self.events(), ["start", "end"])
+        self.clock.advance(RETURN_SECONDS - 1)
+        _, second = self.publish()
+        second.publish(AAC_HEADER)
+        second.publish(aac(0))
+        second.publish(aac(23))
+        second.flush_when_due()
+        self.assertEqual(names(viewer), ["PublishNotify"] * 2)
+        expected = [100_000, 104_000, 104_000, 104_023]
+        self.assertEqual([message.timestamp for message in viewer.media()], expected)
+        self.clock.advance(60)
+        self.assertEqual(names(viewer), ["PublishNotify"] * 2)
+        second.end()
+        self.broker.leave(viewer.player)
+        self.assert_nothing_kept()
+
+    def test_does_not_come_back(self) -> None:
+        _, first = self.publish()
+        viewer = self.play()
+        first.publish(aac(0))
+        first.end(lost=True)
+        newcomer = self.play()
+        self.clock.advance(RETURN_SECONDS - 0.1)
+        self.assertEqual(names(viewer), ["PublishNotify"])
+        self.clock.advance(0.1)
+        self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify"])
+        self.assertEqual(names(newcomer), [])  # it waits for a publisher, and did not see that one
+        _, second = self.publish()
+        second.publish(aac(0))
+        second.flush_when_due()
+        self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify", "PublishNotify"])
+        self.assertEqual(names(newcomer), ["PublishNotify"])
+        self.assertEqual([message.timestamp for message in newcomer.media()], [0])
+
+    def test_newcomers_get_what_comes(self) -> None:
+        _, first = self.publish()
+        viewer = self.play()
+        first.publish(aac(0))
+        first.end(lost=True)
+        newcomer = self.play()
+        gone = self.play()
+        self.broker.leave(gone.player)
+        _, second = self.publish()
+        second.publish(aac(5))
+        second.flush_when_due()
+        self.assertEqual((viewer.bodies(), newcomer.bodies()), ([aac(0).body, aac(5).body], [aac(5).body]))
+        self.assertEqual(gone.bodies(), [])
+
+    def test_somebody_else_comes(self) -> None:
+        _, first = self.publish()
+        viewer = self.play()
+        first.end(lost=True)
+        self.publish("another key")
+        self.assertEqual(viewer.refusals, ["the publisher that came has another key"])
+
+    def test_nobody_watches(self) -> None:
+        _, first = self.publish()
+        first.end(lost=True)
+        self.assert_nothing_kept()
+        _, first = self.publish()
+        viewer = self.play()
+        first.end(lost=True)
+        self.broker.leave(viewer.player)
+        self.assert_nothing_kept()
+
+    def test_the_server_stops(self) -> None:
+        _, first = self.publish()
+        viewer = self.play()
+        first.end(lost=True)
+        self.successResultOf(self.broker.stopService())
+        self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -173,7 +260,7 @@ class TakeOverTests(BrokerCase):
         self.assert_nothing_kept()
 
     def test_what_the_players_get(self) -> None:
-        """The end of the old publish comes before the beginning of the new one, whoever ended it."""
+        """The old publish's end is told where it said so itself, else not: most players leave when they hear of it."""
         for ends_itself in True, False:
             self.make()
             viewer = self.play()
@@ -185,10 +272,26 @@ class TakeOverTests(BrokerCase):
                 self.clock.advance(3)
             new.publish(aac(1))
             new.flush_when_due()
-            expected = ["PublishNotify", "UnpublishNotify", "PublishNotify"]
+            expected = ["PublishNotify", *(["UnpublishNotify"] if ends_itself else []), "PublishNotify"]
             self.assertEqual([code.rpartition(".")[2] for code in codes(viewer.messages())], expected)
             self.assertTrue(new.channel is not None and new.channel.on_air)
             self.assertEqual(viewer.bodies(), [aac(1).body])
+
+    def test_the_new_one_is_refused(self) -> None:
+        """The players of the old one hear of its end then, in time."""
+        self.make(ask=True)
+        self.publish()
+        self.authority.accept()
+        viewer = self.play()
+        self.clock.advance(5)
+        second, _ = self.publish()
+        self.clock.advance(0)
+        self.authority.refuse("no")
+        self.assertEqual(second.told, ["refused: no"])
+        self.clock.advance(RETURN_SECONDS)
+        self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify"])
+        self.broker.leave(viewer.player)
+        self.assert_nothing_kept()
 
     def test_the_old_one_is_refused(self) -> None:
         self.make(ask=True)
