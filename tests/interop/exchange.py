@@ -49,9 +49,9 @@ class ExchangeCase(TestCase):
     timeout = 180
     scheme = "rtmp"
 
-    async def server(self) -> Server:
+    async def server(self, **settings: str) -> Server:
         """A server for this test."""
-        server = Server(self)
+        server = Server(self, **settings)
         await server.up()
         return server
 

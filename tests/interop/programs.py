@@ -42,14 +42,15 @@ class Player:
 
 
 def ffmpeg(program: str, name: str) -> tuple[Publisher, Player]:
+    """ffmpeg of some version. As a player it is strict: it ends at the first thing that is not as it should be."""
+
     def publish(clip: str, url: str, authority: str) -> Command:
         return [program, *QUIET, "-re", "-i", clip, "-map", "0", "-c", "copy", *_tls(authority), "-f", "flv", url]
 
     def play(url: str, recording: str, authority: str) -> Command:
         picture = ("-map", "0:v:0", "-frames:v", "1", "-flush_packets", "1", "-f", "framemd5", "-")
-        return [
-            *(program, *QUIET, "-copyts", *_tls(authority), "-i", url, "-map", "0", "-c", "copy", recording, *picture)
-        ]
+        strict = ("-xerror", "-err_detect", "explode", "-copyts")
+        return [program, *QUIET, *strict, *_tls(authority), "-i", url, "-map", "0", "-c", "copy", recording, *picture]
 
     return Publisher(name, publish), Player(name, play, picture="^0,")
 

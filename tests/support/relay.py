@@ -170,6 +170,10 @@ class Relay(Factory):
         for leg in self.legs:
             leg.go_dead()
 
+    async def until_connected(self) -> None:
+        """Fires when the program has connected."""
+        await until(lambda: self.legs, "a connection")
+
     async def until_sent(self, frames: int) -> None:
         """Fires when the program has sent so many audio and video frames."""
         await until(lambda: self.legs and self.legs[-1].to_server.frames >= frames, f"{frames} frames sent")
