@@ -25,6 +25,7 @@ from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.wire.messages import Message
 
 STOP_PATIENCE = 5.0
@@ -149,6 +150,7 @@ class Broker(Service):
         self._places: dict[str, _Place] = {}
         self._ending: dict[str, Deferred[None]] = {}
         self._telling: set[Deferred[None]] = set()
+        self._past = Traffic()  # of channels that are gone
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -322,6 +324,29 @@ class Broker(Service):
     def _is(self, publication: Publication, stream_id: str) -> bool:
         return publication.state is State.ON_AIR and publication.stream_id == stream_id
 
+    # Whoever operates the server
+
+    def channels(self) -> list[tuple[Channel, Publication | None]]:
+        """Each channel that is used, with its publish (perhaps one that waits for its answer); oldest first."""
+        return [(place.channel, place.publication) for place in self._places.values()]
+
+    def channel(self, name: str) -> tuple[Channel, Publication | None] | None:
+        """The same for one channel; None where nobody uses it."""
+        place = self._places.get(name)
+        return None if place is None else (place.channel, place.publication)
+
+    def traffic(self) -> Traffic:
+        """All that has gone through. Takes a moment for each channel and player."""
+        total = self._past
+        for place in self._places.values():
+            total += place.channel.traffic()
+        return total
+
+    @property
+    def merge_interval(self) -> float:
+        """Seconds that media is held back now, on channels that many watch."""
+        return self._pacer.interval
+
     # Places
 
     def _place(self, name: str) -> _Place:
@@ -337,6 +362,7 @@ class Broker(Service):
         unused = place.publication is None and place.challenger is None and not channel.players
         if unused and self._places.get(channel.name) is place:
             del self._places[channel.name]
+            self._past += channel.traffic()
             place.cancel_farewell()
             channel.close()
 

@@ -17,6 +17,7 @@ from rtmp_twisted.live.log import Block, Log
 from rtmp_twisted.live.pacer import FEW, Pacer
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.timeline import Timeline
+from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.wire import media, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
@@ -48,6 +49,11 @@ class Channel:
         """Video messages dropped because no keyframe had come yet, in this publish."""
         self.received_messages = 0
         self.received_bytes = 0
+        self.keyframe_interval: int | None = None
+        """Milliseconds between the publisher's last two keyframes, by its own clock; None until there were two."""
+        self.skips = 0
+        self.skipped_bytes = 0
+        self._past = Traffic()  # of publishes that have ended and players that have left
         self._options = options
         self._pacer = pacer
         self._clock = clock
@@ -82,6 +88,7 @@ class Channel:
             self._timeline.go_on(self.log.timestamp, int((self._clock.seconds() - self._lost_at) * 1000))
             self._lost_at = None
             self._release()
+        self._past += Traffic(received_bytes=self.received_bytes, received_messages=self.received_messages)
         self.dropped = self.received_messages = self.received_bytes = 0
         self._forget()
         # A player that waits with cache=clear gets all of it now: nobody else needs it kept.
@@ -195,6 +202,20 @@ class Channel:
             for player in list(self._behind):
                 self._advance(player)
 
+    # Whoever operates the server
+
+    @property
+    def headers(self) -> tuple[Message, ...]:
+        """Metadata and codec headers as they are now."""
+        return self._headers.now().messages
+
+    def traffic(self) -> Traffic:
+        """All that has gone through since the channel was made. Takes a moment for each player."""
+        now = Traffic(self.received_bytes, self.received_messages, skips=self.skips, skipped_bytes=self.skipped_bytes)
+        delivered = sum(player.delivered() for player in self.players)
+        messages = sum(player.delivered_messages() for player in self.players)
+        return self._past + now + Traffic(delivered_bytes=delivered, delivered_messages=messages)
+
     def close(self) -> None:
         """The channel is not used any more."""
         self._pacer.forget(self._cost)
@@ -251,7 +272,9 @@ class Channel:
     def leave(self, player: Player) -> None:
         """The player has gone, or has to go."""
         self.pause(player)
-        self.players.discard(player)
+        if player in self.players:
+            self.players.discard(player)
+            self._past += _delivered(player)
         player.channel = None
 
     def reconsider(self, player: Player) -> None:
@@ -326,6 +349,8 @@ class Channel:
             if self._keyframe_seen and keyframe.timestamp - self._led_at < LEAD_MILLISECONDS:
                 return False
             self._lead = tracks[0]
+        if self._keyframe_seen:
+            self.keyframe_interval = keyframe.timestamp - self._led_at & 0xFFFFFFFF
         self._led_at = keyframe.timestamp
         return True
 
@@ -340,6 +365,7 @@ class Channel:
         self._headers = KeptHeaders(self._options.chunk_size)
         self._has_video = False
         self._keyframe_seen = False
+        self.keyframe_interval = None
 
     def _append(self, message: Message) -> None:
         """A message of the server's own, in its place in the stream."""
@@ -352,3 +378,7 @@ class Channel:
 def same_key(one: str, other: str) -> bool:
     """Compares two keys in a time that does not tell where they differ."""
     return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _delivered(player: Player) -> Traffic:
+    return Traffic(delivered_bytes=player.delivered(), delivered_messages=player.delivered_messages())

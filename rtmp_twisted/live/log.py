@@ -21,20 +21,22 @@ class Block:
     """A run of whole messages. ``data`` is empty until it is sealed.
 
     ``ends`` are the offsets in ``data`` just behind each message, ``types`` their message type ids (0 for a header,
-    which is for all players, also those that want no audio or video), ``position``
-    the bytes of log before it, ``timestamp`` that of its first message (before there is one: of the last before it).
+    which is for all players, also those that want no audio or video), ``position`` the bytes of log before it,
+    ``number`` the messages before it, ``timestamp`` that of its first message (before there is one: of the last
+    before it).
     A keyframe is always the first message of its block; such a block (``headers`` is not None) begins a group of
     pictures.
     """
 
-    __slots__ = ("data", "ends", "following", "headers", "position", "timestamp", "types")
+    __slots__ = ("data", "ends", "following", "headers", "number", "position", "timestamp", "types")
 
-    def __init__(self, position: int, timestamp: int) -> None:
+    def __init__(self, position: int, timestamp: int, number: int) -> None:
         self.data = b""
         self.ends: list[int] = []
         self.types = bytearray()
         self.following: Block | None = None
         self.headers: Headers | None = None
+        self.number = number
         self.position = position
         self.timestamp = timestamp
 
@@ -50,7 +52,7 @@ class Log:
         self._length = 0
         self.timestamp = 0
         self.whole = whole
-        self.tail = self.head = Block(0, 0)
+        self.tail = self.head = Block(0, 0, 0)
         self.groups: deque[Block] = deque()
 
     @property
@@ -87,7 +89,7 @@ class Log:
             return
         tail.data = b"".join(self._parts)
         self._parts.clear()
-        self.tail = tail.following = Block(tail.position + self._length, self.timestamp)
+        self.tail = tail.following = Block(tail.position + self._length, self.timestamp, tail.number + len(tail.ends))
         self._length = 0
         if self.groups:
             self._trim()

@@ -69,8 +69,9 @@ class Player:
     """``key`` is what the publisher's has to be; ``stream_id`` the message stream it plays on."""
 
     __slots__ = (
-        "_audio", "_block", "_due", "_headers", "_lag_limit", "_lost_at", "_offset", "_outlet", "_sent", "_stretch",
-        "_video", "_video_held", "cache", "channel", "key", "owner", "paused", "stream_id",
+        "_audio", "_block", "_due", "_first", "_headers", "_lag_limit", "_lost_at", "_offset", "_outlet", "_sent",
+        "_sent_messages", "_stretch", "_video", "_video_held", "cache", "channel", "key", "owner", "paused",
+        "stream_id",
     )  # fmt: skip
 
     def __init__(self, owner: PlayerOwner, outlet: Outlet, stream_id: int, key: str, cache: Cache) -> None:
@@ -91,6 +92,8 @@ class Player:
         self._stretch: int | None = None  # where in the log it began what it receives without a gap
         self._lost_at: int | None = None  # where it had to stop because it was too slow
         self._sent = 0  # bytes before this stretch
+        self._first = 0  # number of this stretch's first message
+        self._sent_messages = 0  # before this stretch
 
     @property
     def offer(self) -> Callable[[bytes], int]:
@@ -115,9 +118,17 @@ class Player:
         """Bytes of the stream that were handed over, without what was lost."""
         return self._sent if self._stretch is None else self._sent + self._position() - self._stretch
 
+    def delivered_messages(self) -> int:
+        """The same in messages."""
+        if self._stretch is None or self.channel is None:
+            return self._sent_messages
+        block = self._block or self.channel.log.head
+        return self._sent_messages - self._first + block.number + bisect_right(block.ends, self._offset)
+
     def start(self, block: Block, headers: Headers, log: Log) -> None:
         """Receive from ``block`` on, before whose first message ``headers`` were in force. Called by the channel."""
         self._stretch = block.position
+        self._first = block.number
         self._lag_limit = MAX_LAG + log.position - block.position
         self._block = block
         self._offset = 0
@@ -125,6 +136,9 @@ class Player:
         if self._lost_at is not None:
             skipped = block.position - self._lost_at
             self._lost_at = None
+            if self.channel is not None:
+                self.channel.skips += 1
+                self.channel.skipped_bytes += skipped
             self.owner.play_skipped(self, skipped)
 
     def send_headers(self, headers: Headers, timestamp: int) -> None:
@@ -141,6 +155,7 @@ class Player:
     def stop(self) -> None:
         """Receive nothing until the next `start`. Called by the channel."""
         self._sent = self.delivered()
+        self._sent_messages = self.delivered_messages()
         self._stretch = self._block = None
 
     def place(self, block: Block, offset: int) -> None:

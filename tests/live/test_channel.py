@@ -292,8 +292,8 @@ class SlowTests(SynchronousTestCase):
         class Tracked(Block):
             __slots__ = ("__weakref__",)
 
-            def __init__(self, position: int, timestamp: int) -> None:
-                super().__init__(position, timestamp)
+            def __init__(self, position: int, timestamp: int, number: int) -> None:
+                super().__init__(position, timestamp, number)
                 blocks.append(weakref.ref(self))
 
         self.patch(log_module, "Block", Tracked)
