@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import IPv6Address, ip_address
-from itertools import count
 from typing import Any
 
 from twisted.application.service import Service
@@ -28,11 +28,15 @@ class RTMPFactory(Factory):
         self.debug = debug
         self.trace = trace
         self.connections: set[RTMPProtocol] = set()
-        self._numbers = count(1)
+        self.accepted = 0
+        """Connections so far: the number of the newest."""
+        self.refused: Counter[str] = Counter()
+        """Connections turned away so far, by reason: a few fixed words. Whoever turns one away counts it here."""
         self._all_gone: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol | None:  # type: ignore[override]
-        return RTMPProtocol(self, next(self._numbers), textual_ip(getattr(addr, "host", "")))
+        self.accepted += 1
+        return RTMPProtocol(self, self.accepted, textual_ip(getattr(addr, "host", "")))
 
     def connection_ended(self, protocol: RTMPProtocol) -> None:
         """Called by each protocol, once, at its end."""

@@ -93,6 +93,8 @@ class Session:
     client_ip: str
     log: SessionLog
     channel: str = ""
+    agent: str = ""
+    """What the client calls itself."""
     connected: bool = False
     publication: Publication | None = None
     """The one publish of this connection, from its request to its end. Its media may come on any message stream."""
@@ -244,10 +246,11 @@ class Session:
             messages.command("_result", command.transaction_id, {"fmsVer": "FMS/3,0,1,123", "capabilities": 31}, info),
         )
         agent = wishes.get("flashVer")
+        self.agent = agent[:SHOWN] if isinstance(agent, str) else ""
         self.log.info(
             'connected to channel "{channel}"{agent}',
             channel=name,
-            agent=f" ({agent[:SHOWN]})" if isinstance(agent, str) and agent else "",
+            agent=f" ({self.agent})" if self.agent else "",
         )
 
     def _create_stream(self, command: Command, _: Message) -> None:
