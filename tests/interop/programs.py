@@ -6,8 +6,10 @@ Each publisher sends a clip as if it were live. Each player records, in whatever
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from attrs import frozen
 
@@ -24,7 +26,11 @@ class Publisher:
     name: str
     command: Callable[[str, str, str], Command]
     clip: str = "mkv"
-    """The file format that it reads."""
+    """The file format that it reads; "" where it has pictures of its own."""
+    stop: int = signal.SIGINT
+    """The signal that ends it."""
+    jumps: bool = False
+    """Whether its clock jumps at the beginning: players see other times than its own, then."""
 
 
 @frozen
@@ -34,7 +40,7 @@ class Player:
     name: str
     command: Callable[[str, str, str], Command]
     recording: str = "mkv"
-    """The file format that it writes."""
+    """The file format that it writes. A "png" is what it showed last."""
     picture: str = ""
     """What it prints when it has its first picture."""
     leaves: bool = True
@@ -92,7 +98,7 @@ def _pyav(what: str) -> Callable[[str, str, str], Command]:
 def _vlc(*arguments: str) -> Command:
     # It refuses to be root, and takes no other word for it.
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
-    return [*as_nobody, "vlc", "--intf=dummy", "--no-dbus", "--quiet", *arguments, "vlc://quit"]
+    return [*as_nobody, "vlc", "--intf=dummy", "--quiet", *arguments, "vlc://quit"]
 
 
 def _vlc_publish(clip: str, url: str, authority: str) -> Command:
@@ -100,7 +106,11 @@ def _vlc_publish(clip: str, url: str, authority: str) -> Command:
 
 
 def _vlc_play(url: str, recording: str, authority: str) -> Command:
-    return _vlc(url, f"--sout=#std{{access=file,mux=ts,dst={recording}}}")
+    # What it shows, as a picture that each one replaces: what it records has lost its times.
+    shown = Path(recording)
+    scene = ["--scene-format=png", "--scene-ratio=1", "--scene-replace", f"--scene-prefix={shown.stem}"]
+    where = f"--scene-path={shown.parent}"
+    return _vlc(url, "--vout=dummy", "--aout=dummy", "--avcodec-hw=none", "--video-filter=scene", *scene, where)
 
 
 DEBIAN_FFMPEG, DEBIAN_FFMPEG_PLAYER = ffmpeg("ffmpeg", "Debian's ffmpeg")
@@ -112,5 +122,5 @@ RTMP2SRC = Player("GStreamer rtmp2src", _gstreamer_play("rtmp2src"), "flv")
 RTMPSINK = Publisher("GStreamer rtmpsink", _gstreamer_publish("rtmpsink", "{}"), "flv")
 RTMPSRC = Player("GStreamer rtmpsrc", _gstreamer_play("rtmpsrc"), "flv", leaves=False)
 RTMPDUMP = Player("rtmpdump", _rtmpdump, "flv")
-VLC = Publisher("VLC", _vlc_publish, "flv")
-VLC_PLAYER = Player("VLC", _vlc_play, "ts")
+VLC = Publisher("VLC", _vlc_publish, "flv", jumps=True)
+VLC_PLAYER = Player("VLC", _vlc_play, "png")

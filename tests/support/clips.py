@@ -78,5 +78,6 @@ def _new_path(name: str) -> Path:
     global _directory
     if _directory is None:
         _directory = directory = Path(tempfile.mkdtemp(prefix="clips-"))
+        directory.chmod(0o755)  # one of the programs will not be root
         reactor.addSystemEventTrigger("after", "shutdown", shutil.rmtree, directory, True)
     return _directory / name

@@ -5,6 +5,7 @@ What a program and the server say to each other is told by neither of them: mess
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -85,11 +86,13 @@ class Leg(Protocol):
 
     def connectionMade(self) -> None:
         self.transport: Any
-        self.transport.setTcpNoDelay(True)  # it shall not be slower than what it stands between
+        # It shall not be slower than what it stands between.
+        self.transport.setTcpNoDelay(True)
         self._relay.legs.append(self)
         connectProtocol(self._relay.upstream, _ServerSide(self)).addErrback(lambda _: self.transport.abortConnection())
 
     def dataReceived(self, data: bytes) -> None:
+        self.transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self.to_server.feed(data)
         if self._server is None:
             self._early += data
