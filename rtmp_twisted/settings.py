@@ -49,7 +49,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "max_publish_kbps": "a publisher's bit rate is not limited",
     "proxy_protocol_from": "the PROXY protocol is not spoken",
     "listen": "nothing listens there",
-    "http_port": "there is no HTTP server",
 }
 """Settings that are read and checked, and have no effect in this version: the field, and what follows."""
 

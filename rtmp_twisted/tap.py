@@ -64,9 +64,10 @@ def makeService(options: Options) -> IService:
 def assemble(settings: Settings, reactor: Any) -> list[Service]:
     """The services, in the order in which they start; they stop in the opposite order."""
     authority = publish_authority(settings, reactor)
+    timed = timed_authority(settings, reactor, authority)
     broker = Broker(
         reactor,
-        authority,
+        timed or authority,
         Pacer(settings.write_merge_ms / 1000, time.thread_time),
         ChannelOptions(
             chunk_size=settings.rtmp_chunk_size,
@@ -93,6 +94,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         services.insert(0, authority)
     if settings.control_use:
         authority.target = broker
+    links = {"coordinator": authority} if settings.control_use else {}
     if settings.redis_use:
         from rtmp_twisted.outside.redis import RedisCommands
 
@@ -112,7 +114,30 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         except ValueError as error:
             raise SettingsError([f"REDIS_TLS_CA: {error}"]) from None
         services.insert(0, redis)
+        links["redis"] = redis
+    if timed is not None:
+        services.append(operator_http(settings, reactor, broker, factory, timed, links))
     return services
+
+
+def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:
+    """The authority as the broker is to ask it where somebody may want to know how it does, or None."""
+    if not settings.http_port:
+        return None
+    from rtmp_twisted.outside.metrics import TimedAuthority
+
+    return TimedAuthority(authority, reactor)
+
+
+def operator_http(
+    settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory, timed: Any, links: dict[str, Any]
+) -> Service:
+    from rtmp_twisted.outside.http import OperatorHTTP
+    from rtmp_twisted.outside.metrics import Metrics
+
+    metrics = Metrics(reactor, broker, factory, timed, links)
+    where = endpoint(reactor, settings.http_bind_address, settings.http_port)
+    return OperatorHTTP(reactor, where, broker, metrics.sampler, metrics.text, settings.http_token)
 
 
 def publish_authority(settings: Settings, reactor: Any) -> Any:
