@@ -48,7 +48,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "max_connections": "connections are not limited",
     "max_publish_kbps": "a publisher's bit rate is not limited",
     "proxy_protocol_from": "the PROXY protocol is not spoken",
-    "listen": "nothing listens there",
 }
 """Settings that are read and checked, and have no effect in this version: the field, and what follows."""
 
@@ -81,7 +80,10 @@ class Settings:
     rtmp_host: str = setting(TEXT, "", "the `rtmp_host` claim in callbacks")
     bind_address: str = setting(ADDRESS, "", "address for RTMP and RTMPS", "all, IPv4 and IPv6")
     listen: tuple[str, ...] = setting(
-        WORDS, (), "more Twisted endpoints to accept RTMP on, such as `unix:/run/rtmp.sock`, with blanks between them"
+        WORDS,
+        (),
+        "Twisted endpoints to accept RTMP on in place of RTMP_PORT and BIND_ADDRESS, such as `tcp:1935`,"
+        " `unix:/run/rtmp.sock` or `systemd:domain=INET6:name=rtmp`, with blanks between them",
     )
 
     # RTMPS.

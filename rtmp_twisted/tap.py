@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
+import sys
 import time
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
@@ -20,11 +20,13 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.logs import LoggedService
+from rtmp_twisted.running import Running
 from rtmp_twisted.server.factory import RTMPFactory, RTMPService
 from rtmp_twisted.server.names import NameRules
 from rtmp_twisted.server.session import SessionOptions
 from rtmp_twisted.settings import Settings, option_parameters
 from rtmp_twisted.settings_types import SettingsError
+from rtmp_twisted.summary import lines
 
 _log = Logger()
 
@@ -36,13 +38,24 @@ class Options(UsageOptions):
 
     synopsis = "[options]"
     longdesc = "An RTMP and RTMPS server for live broadcasting. Each option is also an environment variable."
+    optFlags = [["check", None, "say what would run with these settings, or what is wrong with them, and end"]]
     optParameters = option_parameters()
 
     def postOptions(self) -> None:
         try:
             self.settings = Settings.load(os.environ, self, Path(".env"))
+            if self["check"]:
+                from twisted.internet import reactor
+
+                assemble(self.settings, reactor)
         except SettingsError as error:
             raise SystemExit("\n".join(error.lines)) from None
+        if self["check"]:
+            for line in lines(self.settings):
+                print(line)
+            for line in self.settings.warnings():
+                print(f"warning: {line}")
+            sys.exit()
 
 
 def makeService(options: Options) -> IService:
@@ -55,10 +68,19 @@ def makeService(options: Options) -> IService:
         parts = assemble(settings, reactor)
     except SettingsError as error:
         raise SystemExit("\n".join(error.lines)) from None
-    Announcement(settings, reactor).setServiceParent(root)
+    Running(settings, reactor, lambda: reload(parts)).setServiceParent(root)
     for part in parts:
         part.setServiceParent(root)
     return root
+
+
+def reload(parts: list[Service]) -> None:
+    """Has every part read again what it has read from files."""
+    reloads = [part.reload for part in parts if hasattr(part, "reload")]
+    if not reloads:
+        _log.info("there are no certificates to read again")
+    for one in reloads:
+        one()
 
 
 def assemble(settings: Settings, reactor: Any) -> list[Service]:
@@ -88,7 +110,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         debug=settings.log_debug,
         trace=settings.log_trace,
     )
-    endpoints = [("RTMP", endpoint(reactor, settings.bind_address, settings.rtmp_port))]
+    endpoints = [("RTMP", one) for one in rtmp_endpoints(settings, reactor)]
     services: list[Service] = [broker, RTMPService(factory, endpoints, settings.shutdown_grace_seconds)]
     if isinstance(authority, Service):
         services.insert(0, authority)
@@ -172,43 +194,26 @@ def publish_authority(settings: Settings, reactor: Any) -> Any:
     return AcceptAll()
 
 
+def rtmp_endpoints(settings: Settings, reactor: Any) -> list[IStreamServerEndpoint]:
+    """Where RTMP is accepted: at the endpoints of LISTEN, or, where there are none, on RTMP_PORT."""
+    if not settings.listen:
+        return [endpoint(reactor, settings.bind_address, settings.rtmp_port)]
+    found: list[IStreamServerEndpoint] = []
+    mistakes: list[str] = []
+    for description in settings.listen:
+        try:
+            found.append(serverFromString(reactor, description))
+        except LookupError:
+            mistakes.append(f"LISTEN: {description!r} cannot be used: no such socket was passed to this process")
+        except Exception as error:  # whatever the endpoint's plugin says of its arguments
+            mistakes.append(f"LISTEN: {description!r} cannot be used: {error}")
+    if mistakes:
+        raise SettingsError(mistakes)
+    return found
+
+
 def endpoint(reactor: Any, address: str, port: int) -> IStreamServerEndpoint:
     """``address`` empty: all, IPv4 and IPv6 (IPv4 alone where the machine has no IPv6)."""
     if ":" in address or (not address and Path("/proc/net/if_inet6").exists()):
         return TCP6ServerEndpoint(reactor, port, interface=address or "::", backlog=1024)
     return TCP4ServerEndpoint(reactor, port, interface=address, backlog=1024)
-
-
-class Announcement(Service):
-    """Says at the start what runs, and makes SIGTERM and SIGINT an orderly end with exit status 0."""
-
-    def __init__(self, settings: Settings, reactor: Any) -> None:
-        self._settings = settings
-        self._reactor = reactor
-        self._stopping = False
-
-    def privilegedStartService(self) -> None:
-        """Before the server listens: whoever finds it there may also end it."""
-        super().privilegedStartService()
-        self._handle_signals()
-
-    def startService(self) -> None:
-        super().startService()
-        for variable, value in self._settings.non_default():
-            _log.info("{variable} is {value}", variable=variable, value=value)
-        for line in self._settings.warnings():
-            _log.warn("{line}", line=line)
-        # The reactor sets its own handlers when it starts; they end the process with the signal, not with status 0.
-        self._reactor.callWhenRunning(self._handle_signals)
-
-    def _handle_signals(self) -> None:
-        for number in signal.SIGTERM, signal.SIGINT:
-            signal.signal(number, self._stop)
-
-    def _stop(self, number: int, _: object) -> None:
-        if self._stopping:
-            return
-        self._stopping = True
-        name = signal.Signals(number).name
-        self._reactor.callFromThread(_log.info, "{name}: the server is stopping", name=name)
-        self._reactor.callFromThread(self._reactor.stop)

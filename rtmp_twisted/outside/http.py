@@ -27,6 +27,7 @@ from twisted.web.server import Request, Site
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.outside.sampling import Sampler
 from rtmp_twisted.outside.views import channel_view
+from rtmp_twisted.server.text import address
 
 #: Connections at a time; more are closed at once.
 MAX_CONNECTIONS: Final = 64
@@ -90,9 +91,7 @@ class OperatorHTTP(Service):
 
     def _listens(self, port: IListeningPort) -> None:
         self._port = port
-        address: Any = port.getHost()
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        _log.info("HTTP on {host}:{port}", host=host, port=address.port)
+        _log.info("HTTP on {address}", address=address(port.getHost()))
 
 
 class _SilentSite(Site):

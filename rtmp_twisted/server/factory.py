@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv6Address, ip_address
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -16,6 +15,7 @@ from twisted.python.failure import Failure
 
 from rtmp_twisted.server.protocol import RTMPProtocol
 from rtmp_twisted.server.session import SessionOptions
+from rtmp_twisted.server.text import address
 
 
 class RTMPFactory(Factory):
@@ -104,9 +104,7 @@ class RTMPService(Service):
 
     def _listens(self, port: IListeningPort, name: str) -> None:
         self._ports.append(port)
-        address: Any = port.getHost()
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        self._log.info("{name} on {host}:{port}", name=name, host=host, port=address.port)
+        self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
     def _drop(self) -> None:
         for protocol in list(self.factory.connections):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IAddress
+
 
 def duration(seconds: float) -> str:
     """``3.2 s``, ``4m05s`` or ``2h04m05s``."""
@@ -19,3 +22,11 @@ def amount(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def address(where: IAddress) -> str:
+    """``192.0.2.1:1935``, ``[::]:1935`` or ``unix:/run/rtmp.sock``."""
+    if isinstance(where, UNIXAddress):
+        return f"unix:{(where.name or b'').decode('utf-8', 'replace')}"
+    host, port = getattr(where, "host", "?"), getattr(where, "port", "?")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,61 @@
+"""The process while it runs: what it says at the start, and what signals do to it. Made by tap.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from rtmp_twisted.settings import Settings
+from rtmp_twisted.summary import lines
+
+_log = Logger()
+
+
+class Running(Service):
+    """SIGTERM and SIGINT are an orderly end with exit status 0; SIGHUP calls ``reload``, unless that is what a closed
+    terminal has sent to a server in its foreground, which is an end as well."""
+
+    def __init__(self, settings: Settings, reactor: Any, reload: Callable[[], None]) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._reload = reload
+        self._stopping = False
+        self._on_terminal = os.isatty(0)
+
+    def privilegedStartService(self) -> None:
+        """Before the server listens: whoever finds it there may also end it."""
+        super().privilegedStartService()
+        self._handle_signals()
+
+    def startService(self) -> None:
+        super().startService()
+        for line in lines(self._settings):
+            _log.info("{line}", line=line)
+        for line in self._settings.warnings():
+            _log.warn("{line}", line=line)
+        # The reactor sets its own handlers when it starts; they end the process with the signal, not with status 0.
+        self._reactor.callWhenRunning(self._handle_signals)
+
+    def _handle_signals(self) -> None:
+        for number in signal.SIGTERM, signal.SIGINT:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._hang_up)
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        if self._on_terminal and not os.isatty(0):
+            self._stop(number, frame)
+        else:
+            self._reactor.callFromThread(self._reload)
+
+    def _stop(self, number: int, _: object) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        name = signal.Signals(number).name
+        self._reactor.callFromThread(_log.info, "{name}: the server is stopping", name=name)
+        self._reactor.callFromThread(self._reactor.stop)

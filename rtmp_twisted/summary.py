@@ -1,0 +1,76 @@
+"""What a server with given settings does and does not do, in lines for a person. Used by tap.py: at the start, and for
+``--check``. Pure; shows no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from rtmp_twisted.settings import Settings
+from rtmp_twisted.settings_types import mask_url
+
+
+@frozen
+class Feature:
+    """``detail`` says more of what is on, ``switch`` which settings turn on what is off."""
+
+    name: str
+    on: bool
+    detail: str = ""
+    switch: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}" if self.on else f"{self.name} ({self.switch})"
+
+
+def features(settings: Settings) -> Iterator[Feature]:
+    """Everything that can be on or off, or is done in one of several ways."""
+    one = settings
+    yield Feature("RTMP", True, " ".join(one.listen) or _where(one.bind_address, one.rtmp_port))
+    yield Feature("RTMPS", one.rtmps, _where(one.ssl_bind_address, one.ssl_port), "SSL_CERT and SSL_KEY")
+    yield Feature("who may publish", True, _publishers(one))
+    everyone = one.rtmp_play_whitelist.everyone
+    yield Feature(
+        "who may play", True, "whoever has the key" + ("" if everyone else f", from {one.rtmp_play_whitelist}")
+    )
+    yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
+    where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
+    yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")
+    limit = f"{one.max_ip_concurrent_connections} from one address"
+    if one.concurrent_limit_whitelist:
+        limit += f", but not for {one.concurrent_limit_whitelist}"
+    everyone = one.concurrent_limit_whitelist.everyone
+    yield Feature("limit of connections", not everyone, limit, "CONCURRENT_LIMIT_WHITELIST is *")
+    bit_rate = f"{one.max_publish_kbps} kbit/s"
+    yield Feature("limit of a publisher's bit rate", bool(one.max_publish_kbps), bit_rate, "MAX_PUBLISH_KBPS")
+    proxies = f"from {one.proxy_protocol_from}"
+    yield Feature("PROXY protocol", bool(one.proxy_protocol_from), proxies, "PROXY_PROTOCOL_FROM")
+    kept = "one group of pictures" if one.gop_cache_mode == "gop" else "all of a publish"
+    cache = f"{kept}, {one.gop_cache_size_mb} MB of a channel at most"
+    yield Feature("cache for joining players", bool(one.gop_cache_size_mb), cache, "GOP_CACHE_SIZE_MB is 0")
+
+
+def lines(settings: Settings) -> list[str]:
+    """A line for each feature that is on, one for all that are off, and one for each setting that is not at its
+    default."""
+    found = list(features(settings))
+    off = ", ".join(str(feature) for feature in found if not feature.on)
+    return [
+        *(str(feature) for feature in found if feature.on),
+        *([f"off: {off}"] if off else []),
+        *(f"{variable} is {value}" for variable, value in settings.non_default()),
+    ]
+
+
+def _where(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"port {port} of {host}" if host else f"port {port}"
+
+
+def _publishers(settings: Settings) -> str:
+    if settings.control_use:
+        return f"whoever the coordinator lets, {mask_url(settings.control_base_url)}"
+    if settings.callback_url:
+        return f"whoever the callback lets, {mask_url(settings.callback_url)}"
+    return "anyone (CALLBACK_URL or CONTROL_USE change that)"
