@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import define
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.wire import media
@@ -52,22 +53,33 @@ class ExchangeCase(TestCase):
     timeout = 180
     scheme = "rtmp"
 
+    authority = ""
+    """The PEM file of who vouches for an RTMPS server."""
+
     async def server(self, **settings: str) -> Server:
         """A server for this test."""
         server = Server(self, **settings)
         await server.up()
         return server
 
+    def endpoints(self, server: Server) -> tuple[IStreamClientEndpoint, IStreamServerEndpoint]:
+        """A relay's two sides: to the server, and to a program."""
+        return (
+            TCP4ClientEndpoint(reactor, "127.0.0.1", server.port),
+            TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
+        )
+
     async def relay(self, server: Server) -> tuple[Relay, str]:
         """A relay to the server, and the address at which a program finds it."""
-        relay = Relay(TCP4ClientEndpoint(reactor, "127.0.0.1", server.port))
-        port = await relay.listen(self, TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
+        to_server, to_program = self.endpoints(server)
+        relay = Relay(to_server)
+        port = await relay.listen(self, to_program)
         return relay, f"{self.scheme}://127.0.0.1:{port}/channel/key"
 
     async def publisher(self, server: Server, publisher: Publisher, clip: Path) -> tuple[Program, Relay]:
         """A publisher that has been started."""
         relay, url = await self.relay(server)
-        return Program(self, *publisher.command(str(clip), url, "")), relay
+        return Program(self, *publisher.command(str(clip), url, self.authority)), relay
 
     async def viewer(self, server: Server, player: Player) -> Viewer:
         """A player that has been started."""
@@ -77,7 +89,7 @@ class ExchangeCase(TestCase):
         directory.chmod(0o777)
         self.addCleanup(shutil.rmtree, directory)
         recording = directory / f"recording.{player.recording}"
-        program = Program(self, *player.command(url, str(recording), ""))
+        program = Program(self, *player.command(url, str(recording), self.authority))
         viewer = Viewer(player, program, relay, recording)
         if player.picture:
             saw = viewer.program.until(player.picture)

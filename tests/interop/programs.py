@@ -65,11 +65,14 @@ def _tls(authority: str) -> list[str]:
     return ["-tls_verify", "1", "-ca_file", authority] if authority else []
 
 
-def _gstreamer_publish(element: str, location: str) -> Callable[[str, str, str], Command]:
+UNCHECKED = "tls-validation-flags=0"  # GStreamer knows no other authorities than the system's
+
+
+def _gstreamer_publish(element: str) -> Callable[[str, str, str], Command]:
     def publish(clip: str, url: str, authority: str) -> Command:
         pipeline = (
             f"filesrc location={clip} ! flvdemux name=d  flvmux name=m streamable=true ! "
-            f"{element} location={location.format(url)} "
+            f"{element} location={url} {UNCHECKED if authority and element == 'rtmp2sink' else ''} "
             "d.video ! queue ! h264parse ! m.video  d.audio ! queue ! aacparse ! m.audio"
         )
         return ["gst-launch-1.0", "-e", "-q", *pipeline.split()]
@@ -79,7 +82,9 @@ def _gstreamer_publish(element: str, location: str) -> Callable[[str, str, str],
 
 def _gstreamer_play(element: str) -> Callable[[str, str, str], Command]:
     def play(url: str, recording: str, authority: str) -> Command:
-        return ["gst-launch-1.0", "-e", "-q", element, f"location={url}", "!", "filesink", f"location={recording}"]
+        unchecked = [UNCHECKED] if authority and element == "rtmp2src" else []
+        source = [element, f"location={url}", *unchecked]
+        return ["gst-launch-1.0", "-e", "-q", *source, "!", "filesink", f"location={recording}"]
 
     return play
 
@@ -117,9 +122,9 @@ DEBIAN_FFMPEG, DEBIAN_FFMPEG_PLAYER = ffmpeg("ffmpeg", "Debian's ffmpeg")
 CURRENT, CURRENT_PLAYER = ffmpeg(CURRENT_FFMPEG, "current ffmpeg")
 PYAV = Publisher("PyAV", _pyav("publish"), "flv")
 PYAV_PLAYER = Player("PyAV", _pyav("play"), picture="^picture")
-RTMP2SINK = Publisher("GStreamer rtmp2sink", _gstreamer_publish("rtmp2sink", "{}"), "flv")
+RTMP2SINK = Publisher("GStreamer rtmp2sink", _gstreamer_publish("rtmp2sink"), "flv")
 RTMP2SRC = Player("GStreamer rtmp2src", _gstreamer_play("rtmp2src"), "flv")
-RTMPSINK = Publisher("GStreamer rtmpsink", _gstreamer_publish("rtmpsink", "{}"), "flv")
+RTMPSINK = Publisher("GStreamer rtmpsink", _gstreamer_publish("rtmpsink"), "flv")
 RTMPSRC = Player("GStreamer rtmpsrc", _gstreamer_play("rtmpsrc"), "flv", leaves=False)
 RTMPDUMP = Player("rtmpdump", _rtmpdump, "flv")
 VLC = Publisher("VLC", _vlc_publish, "flv", jumps=True)

@@ -101,7 +101,7 @@ class Leg(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed.add("program")
-        if self._server is not None and not self._relay.dead:
+        if self._server is not None and "server" not in self.closed and not self._relay.dead:
             self._server.transport.loseConnection()
 
     def server_connected(self, server: _ServerSide) -> None:
@@ -119,8 +119,9 @@ class Leg(Protocol):
             self._server.transport.pauseProducing()
 
     def close(self) -> None:
-        self.transport.abortConnection()
-        if self._server is not None:
+        if "program" not in self.closed:
+            self.transport.abortConnection()
+        if self._server is not None and "server" not in self.closed:
             self._server.transport.abortConnection()
 
 
@@ -139,7 +140,8 @@ class _ServerSide(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leg.closed.add("server")
-        self._leg.transport.loseConnection()
+        if "program" not in self._leg.closed:
+            self._leg.transport.loseConnection()
 
 
 class Relay(Factory):
