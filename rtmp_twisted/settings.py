@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 from attrs import field, frozen
@@ -38,18 +38,9 @@ from rtmp_twisted.settings_types import (
     url,
 )
 
-__all__ = ["NOT_YET", "Networks", "Settings", "SettingsError", "markdown_table", "option_parameters"]
+__all__ = ["Networks", "Settings", "SettingsError", "markdown_table", "option_parameters"]
 
 T = TypeVar("T")
-
-NOT_YET: Final[Mapping[str, str]] = {
-    "ssl_cert": "RTMPS is not served",
-    "max_ip_concurrent_connections": "connections from one address are not limited",
-    "max_connections": "connections are not limited",
-    "max_publish_kbps": "a publisher's bit rate is not limited",
-    "proxy_protocol_from": "the PROXY protocol is not spoken",
-}
-"""Settings that are read and checked, and have no effect in this version: the field, and what follows."""
 
 
 def setting(kind: Kind[T], default: T | Callable[[Settings], T], meaning: str, shown: str = "") -> T:
@@ -264,9 +255,6 @@ class Settings:
         yield self.control_use and not self.gop_cache_size_mb, line
         both = bool(self.play_allowed_from) and self.rtmp_play_whitelist != self.play_allowed_from
         yield both, "PLAY_ALLOWED_FROM has no effect: RTMP_PLAY_WHITELIST is set as well"
-        changed = {variable for variable, _ in self.non_default()}
-        for name, why in NOT_YET.items():
-            yield name.upper() in changed, f"{name.upper()} has no effect in this version: {why}"
 
     def non_default(self) -> list[tuple[str, str]]:
         """The variable and value of each setting that is not at its default, with secrets masked."""

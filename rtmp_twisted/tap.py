@@ -21,7 +21,9 @@ from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.logs import LoggedService
 from rtmp_twisted.running import Running
+from rtmp_twisted.server.door import Door
 from rtmp_twisted.server.factory import RTMPFactory, RTMPService
+from rtmp_twisted.server.gate import Gate, most_connections
 from rtmp_twisted.server.names import NameRules
 from rtmp_twisted.server.session import SessionOptions
 from rtmp_twisted.settings import Settings, option_parameters
@@ -99,6 +101,11 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         ),
         settings.publish_takeover_seconds,
     )
+    gate = Gate(
+        most_connections(settings.max_connections),
+        settings.max_ip_concurrent_connections,
+        settings.concurrent_limit_whitelist,
+    )
     factory = RTMPFactory(
         SessionOptions(
             broker=broker,
@@ -106,12 +113,24 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
             chunk_size=settings.rtmp_chunk_size,
             players=settings.rtmp_play_whitelist,
+            max_publish_rate=settings.max_publish_kbps * 1000 / 8,
         ),
+        gate,
         debug=settings.log_debug,
         trace=settings.log_trace,
     )
-    endpoints = [("RTMP", one) for one in rtmp_endpoints(settings, reactor)]
-    services: list[Service] = [broker, RTMPService(factory, endpoints, settings.shutdown_grace_seconds)]
+    door = Door(gate, factory, settings.proxy_protocol_from, reactor)
+    endpoints: list[Any] = [("RTMP", one, door) for one in rtmp_endpoints(settings, reactor)]
+    services: list[Service] = [broker]
+    if settings.rtmps:
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
+        certificates = rtmps_certificates(settings, reactor)
+        secured = TLSMemoryBIOFactory(certificates, False, factory, reactor)
+        where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
+        endpoints.append(("RTMPS", where, Door(gate, secured, settings.proxy_protocol_from, reactor)))
+        services.append(certificates)
+    services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds))
     if isinstance(authority, Service):
         services.insert(0, authority)
     if settings.control_use:
@@ -140,6 +159,15 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     if timed is not None:
         services.append(operator_http(settings, reactor, broker, factory, timed, links))
     return services
+
+
+def rtmps_certificates(settings: Settings, reactor: Any) -> Any:
+    from rtmp_twisted.server.tls import Certificates
+
+    try:
+        return Certificates(reactor, settings.ssl_cert, settings.ssl_key, settings.ssl_check_reload_seconds)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
 
 
 def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from attrs import evolve, fields
+from attrs import evolve
 from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted import settings as module
-from rtmp_twisted.settings import NOT_YET, Settings, SettingsError, markdown_table, option_parameters
+from rtmp_twisted.settings import Settings, SettingsError, markdown_table, option_parameters
 from rtmp_twisted.settings_types import EVERYONE, Networks, mask_url, read_dotenv
 
 HERE = Path(__file__)
@@ -290,15 +289,6 @@ class TogetherTests(SynchronousTestCase):
             ({**control, "CONTROL_SECRET": "x", "GOP_CACHE_SIZE_MB": "0"}, ["GOP_CACHE_SIZE_MB"]),
         ):
             self.assertEqual([line.partition(" ")[0] for line in Settings.load(environ).warnings()], starts)
-
-    def test_not_yet(self) -> None:
-        self.patch(module, "NOT_YET", {"rtmp_host": "nobody is told"})
-        wanted = ["RTMP_HOST has no effect in this version: nobody is told"]
-        self.assertEqual(Settings.load({"RTMP_HOST": "example.net"}).warnings(), wanted)
-        self.assertEqual(Settings.load({}).warnings(), [])
-
-    def test_not_yet_names_settings(self) -> None:
-        self.assertEqual(set(NOT_YET) - {one.name for one in fields(Settings)}, set())
 
 
 class SecretTests(SynchronousTestCase):

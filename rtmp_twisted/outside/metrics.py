@@ -117,7 +117,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("rtmp_connections", "Connections now", len(factory.connections))
         yield CounterMetricFamily("rtmp_connections", "Connections that were let in", factory.accepted)
         refused = CounterMetricFamily("rtmp_connections_refused", "Connections turned away", labels=["reason"])
-        for reason, count in factory.refused.items():
+        for reason, count in factory.gate.refused.items():
             refused.add_metric([reason], count)
         yield refused
 

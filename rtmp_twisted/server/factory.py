@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from ipaddress import IPv6Address, ip_address
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtmp_twisted.server.gate import Gate
 from rtmp_twisted.server.protocol import RTMPProtocol
 from rtmp_twisted.server.session import SessionOptions
 from rtmp_twisted.server.text import address
 
 
 class RTMPFactory(Factory):
-    """``debug`` and ``trace``: whether such log events are wanted at all."""
+    """``gate`` is told of each connection; without one there are no limits. ``debug`` and ``trace``: whether such log
+    events are wanted at all."""
 
     noisy = False
 
-    def __init__(self, options: SessionOptions, debug: bool = False, trace: bool = False) -> None:
+    def __init__(
+        self, options: SessionOptions, gate: Gate | None = None, debug: bool = False, trace: bool = False
+    ) -> None:
         self.options = options
+        self.gate = gate or Gate()
         self.debug = debug
         self.trace = trace
         self.connections: set[RTMPProtocol] = set()
         self.accepted = 0
         """Connections so far: the number of the newest."""
-        self.refused: Counter[str] = Counter()
-        """Connections turned away so far, by reason: a few fixed words. Whoever turns one away counts it here."""
         self._all_gone: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:  # type: ignore[override]
         self.accepted += 1
         return RTMPProtocol(self, self.accepted, textual_ip(getattr(addr, "host", "")))
 
@@ -62,12 +64,18 @@ class RTMPFactory(Factory):
 
 
 class RTMPService(Service):
-    """Listens on the endpoints. ``stopService`` stops accepting, ends the connections, and fires when they have
-    gone, at the latest after ``grace`` seconds, when it drops those that are left."""
+    """Listens on endpoints, each with a name for the log and the factory of its connections. ``stopService`` stops
+    accepting, ends the connections, and fires when they have gone, at the latest after ``grace`` seconds, when it
+    drops those that are left."""
 
     _log = Logger()
 
-    def __init__(self, factory: RTMPFactory, endpoints: list[tuple[str, IStreamServerEndpoint]], grace: float) -> None:
+    def __init__(
+        self,
+        factory: RTMPFactory,
+        endpoints: list[tuple[str, IStreamServerEndpoint, IProtocolFactory]],
+        grace: float,
+    ) -> None:
         self.factory = factory
         self._endpoints = endpoints
         self._grace = grace
@@ -77,9 +85,9 @@ class RTMPService(Service):
 
     def privilegedStartService(self) -> None:
         """Listens, before twistd gives up its privileges. Ends the process with one line where that fails."""
-        for name, endpoint in self._endpoints:
+        for name, endpoint, factory in self._endpoints:
             problems: list[Failure] = []
-            endpoint.listen(self.factory).addCallback(self._listens, name).addErrback(problems.append)
+            endpoint.listen(factory).addCallback(self._listens, name).addErrback(problems.append)
             if problems:
                 raise SystemExit(f"{name}: {problems[0].getErrorMessage()}")
 

@@ -60,6 +60,7 @@ class RTMPProtocol(Protocol):
         self._session = Session(factory.options, self, client_ip, self.log)
         self._since = self._phase_began = self._heard_at = self._pinged_at = self._clock.seconds()
         self._received = 0
+        self._checked, self._checked_at = 0, self._since
         self._acknowledged = 0
         self._answered = 0
         self._delivered = 0
@@ -69,6 +70,8 @@ class RTMPProtocol(Protocol):
     # What the transport calls
 
     def connectionMade(self) -> None:
+        self.factory.connections.add(self)
+        self.factory.gate.enter(self.client_ip)
         transport = cast(Any, self.transport)
         try:
             transport.setTcpNoDelay(True)
@@ -78,7 +81,6 @@ class RTMPProtocol(Protocol):
         except (AttributeError, OSError):
             pass  # not TCP
         self.outlet = outlet_for(transport, self._clock, self._session.resume)
-        self.factory.connections.add(self)
         self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
 
     def dataReceived(self, data: bytes) -> None:
@@ -108,7 +110,10 @@ class RTMPProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
+        if self not in self.factory.connections:
+            return  # TLS could not even begin
         self.factory.connections.discard(self)
+        self.factory.gate.leave(self.client_ip)
         why = self._closing
         if why is None:
             why = "the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage()
@@ -184,7 +189,8 @@ class RTMPProtocol(Protocol):
 
     def check(self, now: float) -> None:
         """Whether the client keeps to its times; called every second."""
-        self._session.commands = 0
+        self._session.check(self._received - self._checked, now - self._checked_at)
+        self._checked, self._checked_at = self._received, now
         if self._closing is not None:
             if now - self._phase_began >= LINGER_SECONDS:
                 self.abort(self._closing)

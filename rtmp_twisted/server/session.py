@@ -34,6 +34,10 @@ MAX_MESSAGE_BEFORE_PUBLISH = 64 * 1024
 MAX_COMMANDS = 100
 """Commands that a client may send in one second."""
 
+BURST_SECONDS = 10
+"""Seconds' worth of its bit rate limit that a publisher may send beyond the limit: keyframes come in bursts, and so
+does what an encoder sends after a pause."""
+
 SHOWN = 64
 """Characters of a client's text that a log line shows."""
 
@@ -54,13 +58,15 @@ ENHANCED: dict[str, amf0.Value] = {
 
 @frozen
 class SessionOptions:
-    """What all sessions have in common. ``chunk_size`` in bytes; ``players``: who may play."""
+    """What all sessions have in common. ``chunk_size`` in bytes; ``players``: who may play; ``max_publish_rate``: of a
+    publisher, in bytes a second, 0 for no limit."""
 
     broker: Broker
     clock: IReactorTime
     names: NameRules = field(factory=NameRules)
     chunk_size: int = 4096
     players: Networks = EVERYONE
+    max_publish_rate: float = 0.0
 
 
 class Connection(Protocol):
@@ -100,8 +106,8 @@ class Session:
     """The one publish of this connection, from its request to its end. Its media may come on any message stream."""
     window: int = WINDOW
     """Bytes after which the client wants an acknowledgement."""
-    commands: int = 0
-    """Commands in this second; whoever keeps time sets it back."""
+    _commands: int = 0  # in this second
+    _excess: float = 0.0  # bytes that the publisher has sent beyond its limit
     _streams: dict[int, MessageStream] = field(factory=dict)
     _next_stream_id: int = 1
 
@@ -128,6 +134,17 @@ class Session:
         """The connection is lost, or will be closed."""
         for stream in list(self._streams.values()):
             stream.end(reason)
+
+    def check(self, received: int, seconds: float) -> None:
+        """Whether the client keeps to its rates; called every second or so, in which ``received`` bytes came."""
+        self._commands = 0
+        limit = self.options.max_publish_rate
+        publication = self.publication
+        if limit and publication is not None:
+            self._excess = max(0.0, self._excess + received - limit * seconds)
+            if self._excess > limit * BURST_SECONDS:
+                publication.end()
+                publication.owner.publish_ended(publication, f"more than {limit * 8 / 1000:.0f} kbit/s")
 
     def receive(self, message: Message) -> None:
         """One message of the client. Raises ProtocolError where the connection cannot go on."""
@@ -194,8 +211,8 @@ class Session:
     # Commands
 
     def _receive_command(self, message: Message) -> None:
-        self.commands += 1
-        if self.commands > MAX_COMMANDS:
+        self._commands += 1
+        if self._commands > MAX_COMMANDS:
             raise ProtocolError(f"more than {MAX_COMMANDS} commands in a second")
         command = messages.parse_command(message)
         self.log.debug("command {command!r}", command=command.name[:SHOWN])

@@ -323,7 +323,7 @@ class MetricsTests(HTTPCase):
         player = self.player()
         publisher.send(AVC_HEADER, avc(0, True, bytes(1000)))
         self.player("radio")
-        self.world.factory.refused["too many from one address"] += 3
+        self.world.factory.gate.refused["too many from one address"] += 3
         self.world.clock.advance(2)
         found = await self.numbers()
         expected = {

@@ -296,7 +296,7 @@ class TimeTests(SynchronousTestCase):
         for _ in range(400):
             for _ in range(99):
                 client.call("_checkbw", None)
-            client.protocol._session.commands = 0
+            client.protocol._session.check(0, 1)
         self.assertTrue(client.transport.aborted)
 
     def test_acknowledgements(self) -> None:
