@@ -10,9 +10,11 @@ from typing import Any
 from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @frozen
@@ -50,9 +52,10 @@ class Authority:
         """For Twisted clients."""
         return trustRootFromCertificates([Certificate.loadPEM(self.certificate.read_bytes())])
 
-    def issue(self, *names: str, days: int = 30) -> IssuedCertificate:
-        """A certificate for ``names`` (host names and addresses); with ``days`` below 0 it is out of date."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(self, *names: str, days: int = 30, kind: str = "ecdsa") -> IssuedCertificate:
+        """A certificate for ``names`` (host names and addresses); with ``days`` below 0 it is out of date. ``kind`` of
+        its key: ``ecdsa`` or ``rsa``."""
+        key: Key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")])
         certificate = (
             self._builder(subject, key, days)
@@ -71,7 +74,7 @@ class Authority:
         )
         return issued
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 30) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: Key, days: int = 30) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
