@@ -7,7 +7,7 @@ lets pass what the code under it documents, and nothing else.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
@@ -182,7 +182,7 @@ def fuzz_session(data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def no_bugs() -> Any:
+def no_bugs() -> Iterator[None]:
     """Raises what was logged as a bug."""
     found: list[LogEvent] = []
 
@@ -190,11 +190,12 @@ def no_bugs() -> Any:
         if event["log_level"] is LogLevel.critical:
             found.append(event)
 
-    globalLogPublisher.addObserver(observe)
+    observer: Any = observe
+    globalLogPublisher.addObserver(observer)
     try:
         yield
     finally:
-        globalLogPublisher.removeObserver(observe)
+        globalLogPublisher.removeObserver(observer)
     for event in found:
         raise AssertionError(event["log_format"]) from event["log_failure"].value
 
