@@ -204,6 +204,7 @@ def publish_authority(settings: Settings, reactor: Any) -> Any:
                 external_ip=settings.external_ip,
                 external_port=settings.external_port,
                 external_ssl=settings.external_ssl,
+                shutdown_timeout=settings.shutdown_grace_seconds,
             )
         except ValueError as error:
             raise SettingsError([f"CONTROL_BASE_URL: {error}"]) from None

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.outside.control_messages import MAX_MESSAGE
-from rtmp_twisted.outside.conversation import Conversation
+from rtmp_twisted.outside.conversation import REQUEST_TIMEOUT, Conversation
 from rtmp_twisted.outside.link import CLOSING_TIMEOUT, OPENING_TIMEOUT, Link, Once, aborted
 from rtmp_twisted.outside.texts import LinkError, describe
 from rtmp_twisted.outside.tokens import signed_token
@@ -188,7 +188,8 @@ class CoordinatorAuthority(Link[_ControlProtocol]):
 
     ``target`` (the broker) takes its kills; it must be set before the service starts, and may be set after the
     construction, since the broker wants its authority first. At a shutdown, the publishes should have ended before
-    this service stops, so that each PUBLISH-END is sent.
+    this service stops, so that each PUBLISH-END is sent; what is still being asked then has ``shutdown_timeout``
+    seconds for its answer.
 
     ``clock`` is the reactor unless a test says otherwise; ``trust_root`` replaces the system's roots for wss; ``now``
     gives the time of day in seconds, for the tokens. Raises ValueError where ``base_url`` cannot be used.
@@ -207,6 +208,7 @@ class CoordinatorAuthority(Link[_ControlProtocol]):
         external_port: int | None = None,
         external_ssl: bool = False,
         target: ICommandTarget | None = None,
+        shutdown_timeout: float = REQUEST_TIMEOUT,
         trust_root: Any = None,
         clock: IReactorTime | None = None,
         now: Callable[[], float] = time.time,
@@ -219,6 +221,7 @@ class CoordinatorAuthority(Link[_ControlProtocol]):
             endpoint = wrapClientTLS(optionsForClientTLS(host, trustRoot=trust_root), endpoint)
         self._endpoint = endpoint
         self.target = target
+        self._shutdown_timeout = shutdown_timeout
         self._secret = secret
         self._now = now
         self._place = {"x-external-ip": external_ip, "x-custom-port": str(external_port or "")}
@@ -240,6 +243,20 @@ class CoordinatorAuthority(Link[_ControlProtocol]):
         assert self.target is not None, "the target must be set first"
         self._factory.target = self.target
         super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Waits for the answers that are under way, so that what they accept is ended in so many words."""
+        conversation = self._conversation()
+        if conversation is None:
+            return super().stopService()
+        limit = self.clock.callLater(self._shutdown_timeout, conversation.stop_waiting)
+
+        def close(_: object) -> Deferred[None]:
+            if limit.active():
+                limit.cancel()
+            return Link.stopService(self)
+
+        return conversation.answered().addCallback(close)
 
     async def open(self) -> _ControlProtocol:
         protocol = cast(_ControlProtocol, await self._endpoint.connect(self._factory))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -79,7 +79,8 @@ class Conversation:
         except ValueError as error:
             answer.errback(Refused(f"the coordinator cannot be asked: {error}"))
             return answer
-        limit = self._clock.callLater(REQUEST_TIMEOUT, self._no_answer, request_id)
+        reason = f"the coordinator gave no answer in {REQUEST_TIMEOUT:.0f} s"
+        limit = self._clock.callLater(REQUEST_TIMEOUT, self._give_up, request_id, reason)
         self._waiting[request_id] = _Request(channel, answer, limit)
         self._send(text)
         return answer
@@ -91,6 +92,16 @@ class Conversation:
             self._accepted[channel, stream_id] = count - 1
         if count and self.is_open:
             self._say_end(channel, stream_id)
+
+    def answered(self) -> Deferred[None]:
+        """Fires when all that waits for an answer now has had one, and whoever asked has acted on it."""
+        waiting = [request.answer for request in self._waiting.values()]
+        return DeferredList(waiting).addCallback(lambda _: None)
+
+    def stop_waiting(self) -> None:
+        """Refuses all that waits for an answer."""
+        for request_id in list(self._waiting):
+            self._give_up(request_id, "the server is stopping")
 
     def received(self, text: str) -> None:
         """A text message has come."""
@@ -135,12 +146,8 @@ class Conversation:
         self._target.kill_all("the connection to the coordinator was lost")
 
     def _say_end(self, channel: str, stream_id: str) -> None:
-        try:
-            self._send(serialise("PUBLISH-END", {"Stream-Channel": channel, "Stream-ID": stream_id}))
-        except ValueError as error:
-            _log.error(
-                "the end of a publish on channel {channel!r} cannot be told: {error}", channel=channel, error=error
-            )
+        # The id goes back as it came, with any control characters: it was on one line there, and is here.
+        self._send(f"{serialise('PUBLISH-END', {'Stream-Channel': channel})}\nStream-ID: {stream_id}")
 
     def _take(self, message: Message) -> _Request | None:
         request = self._waiting.pop(message.get("Request-ID"), None)
@@ -183,9 +190,11 @@ class Conversation:
             result="ended" if ended else "nothing to end",
         )
 
-    def _no_answer(self, request_id: str) -> None:
+    def _give_up(self, request_id: str, reason: str) -> None:
         request = self._waiting.pop(request_id)
+        if request.limit.active():
+            request.limit.cancel()
         if len(self._overdue) >= MAX_OVERDUE:
             del self._overdue[next(iter(self._overdue))]
         self._overdue[request_id] = request.channel
-        request.answer.errback(Refused(f"the coordinator gave no answer in {REQUEST_TIMEOUT:.0f} s"))
+        request.answer.errback(Refused(reason))

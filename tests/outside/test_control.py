@@ -396,6 +396,35 @@ class PublishTests(ControlCase):
         self.assertEqual(len(self.coordinator.heard("PUBLISH-END")), 1)
         await self.assertFailure(authority.start("tv", "key", "192.0.2.1"), Refused)
 
+    async def test_shutdown_waits_for_answers(self) -> None:
+        """What is accepted when its publisher has gone already is ended before the connection is closed."""
+        held: list[tuple[Visit, str, dict[str, str]]] = []
+        self.coordinator.on_message = lambda *message: held.append(message)
+        authority = await self.connect()
+        started = authority.start("tv", "key", "192.0.2.1")
+        # As the broker does for a publisher that has left meanwhile.
+        started.addCallback(lambda stream_id: authority.end("tv", "key", stream_id, "192.0.2.1"))
+        await until(lambda: held, "the request")
+        stopped = authority.stopService()
+        self.assertNoResult(stopped)
+        play.accept(*held[0])
+        await within(stopped)
+        await until(lambda: self.coordinator.closings, "the closing")
+        self.assertEqual(self.coordinator.closings, [(True, 1000)])
+        expected = [{"stream-channel": "tv", "stream-id": "id-of-tv"}]
+        self.assertEqual(self.coordinator.heard("PUBLISH-END"), expected)
+
+    async def test_dies_while_a_shutdown_waits(self) -> None:
+        self.coordinator.on_message = play.silent
+        authority = await self.connect()
+        started = authority.start("tv", "key", "192.0.2.1")
+        await until(lambda: self.coordinator.heard("PUBLISH-REQUEST"), "the request")
+        stopped = authority.stopService()
+        await self.coordinator.stop()
+        await self.assertFailure(within(started), Refused)
+        await within(stopped)
+        self.assertFalse(authority.connected)
+
     async def test_keys_are_not_logged(self) -> None:
         authority = await self.connect()
         await within(authority.start("tv", "the-stream-key", "192.0.2.1"))
@@ -454,6 +483,18 @@ class TimeTests(ControlCase):
         answer = authority.start("tv", "key", "192.0.2.1")
         self.clock.advance(20)
         await self.assertFailure(within(answer), Refused)
+
+    async def test_shutdown_does_not_wait_for_ever(self) -> None:
+        self.coordinator.on_message = play.silent
+        authority = await self.connect(shutdown_timeout=3)
+        answer = authority.start("tv", "key", "192.0.2.1")
+        stopped = authority.stopService()
+        self.clock.advance(2.9)
+        self.assertNoResult(answer)
+        self.clock.advance(0.1)
+        await self.assertFailure(within(answer), Refused)
+        await within(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_answer_to_a_closing_never_comes(self) -> None:
         """The shutdown is bounded."""

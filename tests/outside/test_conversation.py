@@ -121,6 +121,21 @@ class ConversationTests(SynchronousTestCase):
         self.accept("1")
         self.assertEqual(self.ends(), [])
 
+    def test_stop_waiting(self) -> None:
+        """What is accepted in the last moment is ended by who asked; what comes later, here."""
+        first, second = self.ask(), self.ask()
+        first.addCallback(lambda stream_id: self.conversation.end("tv", stream_id))
+        answered = self.conversation.answered()
+        self.accept("1", "one")
+        self.assertNoResult(answered)
+        self.conversation.stop_waiting()
+        self.failureResultOf(second, Refused)
+        self.successResultOf(answered)
+        self.accept("2", "two")
+        self.assertEqual([end["stream-id"] for end in self.ends()], ["one", "two"])
+        self.conversation.closed()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_overdue_answers_are_bounded(self) -> None:
         self.patch(conversation, "MAX_OVERDUE", 3)
         answers = [self.ask(f"channel{number}") for number in range(5)]
@@ -142,14 +157,15 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual(self.target.kills, [])
 
     def test_unusable_stream_id(self) -> None:
-        """Refused; and since the coordinator has accepted, it is told of the end where that can be said."""
+        """Refused; and since the coordinator has accepted, it is told of the end of what it gave."""
         long, bad = self.ask(), self.ask()
         self.accept("1", "x" * 1025)
         self.failureResultOf(long, Refused)
-        self.assertEqual([end["stream-id"] for end in self.ends()], ["x" * 1025])
-        self.accept("2", "a\x07b")
+        self.accept("2", "a\x07\tb")
         self.failureResultOf(bad, Refused)
-        self.assertEqual(len(self.log.lines(LogLevel.error)), 1)
+        self.assertEqual([end["stream-id"] for end in self.ends()], ["x" * 1025, "a\x07\tb"])
+        self.conversation.end("tv", "a\x07\tb")
+        self.assertEqual(len(self.ends()), 2)
 
     def test_key_that_cannot_be_said(self) -> None:
         error = self.failureResultOf(self.ask(key="a\nStream-Channel: other"), Refused).value
