@@ -181,8 +181,9 @@ class Channel:
         pacer = self._pacer
         if len(self.players) <= FEW:
             self._deliver()
-            pacer.forget(self._cost)
-            self._cost = 0.0
+            if self._cost:
+                pacer.forget(self._cost)
+                self._cost = 0.0
             return
         began = pacer.stopwatch()
         self._deliver()

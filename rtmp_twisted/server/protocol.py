@@ -88,12 +88,12 @@ class RTMPProtocol(Protocol):
         self._received += len(data)
         if self._closing is not None:
             return
-        if not self._session.busy:
+        session = self._session
+        if session.publication is None and not session.busy:
             self._acknowledge_at_once()
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
-            session = self._session
             for message in self._decoder.feed(data):
                 session.receive(message)
                 if self._closing is not None:

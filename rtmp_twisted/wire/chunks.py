@@ -34,6 +34,9 @@ MAX_CHUNK_STREAMS = 256
 MAX_RUN = 512
 """Chunks taken at one go, so that looking for where a run ends costs little even where runs are short."""
 
+FEW = 16
+"""With fewer chunks than that, gathering their payloads is cheaper than cutting out their headers."""
+
 _EXTENDED = 0xFFFFFF
 _NO_MORE = (11, 7, 3, 0)
 """Bytes of message header by chunk type (sections 5.3.1.2.1 to 5.3.1.2.4)."""
@@ -54,7 +57,7 @@ class _ChunkStream:
         self.type_id = 0
         self.stream_id = 0
         self.extended: bytes = b""
-        self.body: bytearray | None = None
+        self.body: bytearray | bytes | None = None
 
 
 class ChunkDecoder:
@@ -225,7 +228,7 @@ class ChunkDecoder:
         """
         step = self._chunk_size + 1
         available = end - start
-        span = rest + (rest - 1) // self._chunk_size
+        span = whole = rest + (rest - 1) // self._chunk_size
         if available < span:
             span = (available + 1) // step * step - 1
             if span < 0:
@@ -234,8 +237,12 @@ class ChunkDecoder:
         headers = data[start + step - 1 : start + span : step]
         matching = len(headers) - len(headers.lstrip(self._stride)) if self._stride else 0
         span = min(span, (matching + 1) * step - 1)
-        run = bytearray(memoryview(data)[start : start + span])
-        if matching:
+        view = memoryview(data)[start : start + span]
+        run: bytes | bytearray
+        if span == whole and not stream.body and matching < FEW:  # the message in one copy
+            run = b"".join([view[at : at + step - 1] for at in range(0, span, step)])
+        else:
+            run = bytearray(view)
             del run[step - 1 :: step]
         if stream.body:
             stream.body += run
