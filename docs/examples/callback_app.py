@@ -1,6 +1,6 @@
 """An application that decides who may publish: callbacks with nothing but Python's standard library.
 
-    JWT_SECRET=change-me python callback_app.py 8080
+    JWT_SECRET=change-me python callback_app.py 8080 [ADDRESS]
 
 and in another window
 
@@ -67,6 +67,7 @@ class Application(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Application)
+    port, host = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    server = ThreadingHTTPServer((host, port), Application)
     print(f"listening on port {server.server_port}", flush=True)
     server.serve_forever()

@@ -1,7 +1,7 @@
 """A small coordinator: decides who may publish, and can end a publish. Needs autobahn[twisted] and PyJWT.
 
     export CONTROL_SECRET=change-me-to-something-of-32-bytes
-    python coordinator.py 8081
+    python coordinator.py 8081 [ADDRESS]
 
 and in another window, with the same secret
 
@@ -81,7 +81,8 @@ class Keyboard(LineOnlyReceiver):
 
 factory = WebSocketServerFactory()
 factory.protocol = Server
-port = reactor.listenTCP(int(sys.argv[1]), factory, interface="127.0.0.1")
+address = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+port = reactor.listenTCP(int(sys.argv[1]), factory, interface=address)
 print(f"listening on port {port.getHost().port}", flush=True)
 stdio.StandardIO(Keyboard())
 reactor.run()

@@ -1,0 +1,126 @@
+"""The container's files: compose.yml says nothing that the server does not know, and the health check tells the truth.
+
+tools/image-check builds and runs the image itself; it needs root, and minutes.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import yaml
+from attrs import fields
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from rtmp_twisted.settings import Settings
+from tests.support.fakes_outside import within
+from tests.support.programs import ROOT, Program, Server, free_port
+
+PREDECESSORS_COMPOSE = """
+version: "3.7"
+services:
+  rtmp_server:
+    image: rtmp-twisted
+    ports:
+      - "1935:1935"
+      #- '443:443'
+    environment:
+      # Configure it using env vars:
+      - PLAY_ALLOWED_FROM=*
+      - CONCURRENT_LIMIT_WHITELIST=*
+      - REDIS_USE=NO
+      - RTMP_CHUNK_SIZE=5000
+      - LOG_REQUESTS=YES
+      - LOG_DEBUG=NO
+      - GOP_CACHE_SIZE_MB=0
+"""
+"""What the servers that this one replaces publish in their READMEs, with the image's name changed."""
+
+
+class ComposeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.services: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yml").read_text())["services"]
+
+    def servers(self) -> dict[str, dict[str, str]]:
+        """The environment of each service that is this server."""
+        ours = {name: one for name, one in self.services.items() if one.get("build") and "entrypoint" not in one}
+        return {name: {key: str(value) for key, value in one["environment"].items()} for name, one in ours.items()}
+
+    def test_servers(self) -> None:
+        self.assertEqual(set(self.servers()), {"plain", "rtmps", "callback", "coordinated"})
+        known = {field.name.upper() for field in fields(Settings)}
+        for name, environment in self.servers().items():
+            self.assertEqual(set(environment) - known, set(), name)
+
+    def test_their_settings_can_be_used(self) -> None:
+        for name, environment in self.servers().items():
+            for file in {"SSL_CERT", "SSL_KEY"} & set(environment):
+                environment[file] = __file__
+            settings = Settings.load(environment)
+            self.assertEqual(settings.warnings(), [], name)
+
+    def test_both_sides_have_the_same_secret(self) -> None:
+        for server, other, secret in (
+            ("callback", "application", "JWT_SECRET"),
+            ("coordinated", "coordinator", "CONTROL_SECRET"),
+        ):
+            mine, theirs = (self.services[name]["environment"][secret] for name in (server, other))
+            self.assertEqual(mine, theirs)
+            self.assertGreaterEqual(len(mine.encode()), 32)
+
+    def test_the_predecessors_file(self) -> None:
+        [service] = yaml.safe_load(PREDECESSORS_COMPOSE)["services"].values()
+        settings = Settings.load(dict(line.split("=", 1) for line in service["environment"]))
+        self.assertEqual((settings.rtmp_chunk_size, settings.gop_cache_size_mb, settings.redis_use), (5000, 0, False))
+        self.assertTrue(settings.rtmp_play_whitelist.everyone and settings.concurrent_limit_whitelist.everyone)
+        self.assertEqual(settings.warnings(), [])
+
+    def test_only_what_is_copied_is_sent(self) -> None:
+        """.dockerignore lets through what the Dockerfile copies, and nothing else."""
+        copied: set[str] = set()
+        for line in (ROOT / "docker/Dockerfile").read_text().splitlines():
+            if line.startswith("COPY ") and "--from" not in line:
+                copied |= set(line.split()[1:-1])
+        ignore = (ROOT / ".dockerignore").read_text().splitlines()
+        self.assertEqual({line[1:] for line in ignore if line.startswith("!")}, copied)
+        self.assertIn("*", ignore)
+        for name in copied:
+            self.assertTrue((ROOT / name).exists(), name)
+
+
+class HealthTests(TestCase):
+    timeout = 120
+
+    async def check(self, **environment: str) -> tuple[int, list[str]]:
+        program = Program(self, sys.executable, "-m", "rtmp_twisted.healthcheck", PYTHONPATH=str(ROOT), **environment)
+        return await within(program.ended), program.lines
+
+    async def test_a_server(self) -> None:
+        server = Server(self)
+        await server.up()
+        self.assertEqual(await self.check(RTMP_PORT=str(server.port)), (0, []))
+
+    async def test_behind_a_proxy(self) -> None:
+        server = Server(self, proxy_protocol_from="127.0.0.1", bind_address="127.0.0.1")
+        await server.up()
+        settings = {"RTMP_PORT": str(server.port), "PROXY_PROTOCOL_FROM": "127.0.0.0/8", "BIND_ADDRESS": "127.0.0.1"}
+        self.assertEqual(await self.check(**settings), (0, []))
+
+    async def test_no_server(self) -> None:
+        status, [line] = await self.check(RTMP_PORT=str(free_port()))
+        self.assertEqual(status, 1)
+        self.assertIn("no RTMP server answers", line)
+
+    async def test_a_server_that_is_full(self) -> None:
+        server = Server(self, max_connections="1")
+        await server.up()
+        with socket.create_connection(("127.0.0.1", server.port)):
+            status, [line] = await self.check(RTMP_PORT=str(server.port))
+        self.assertEqual(status, 1)
+        self.assertIn("no RTMP server answers", line)
+
+    async def test_wrong_settings(self) -> None:
+        status, [line] = await self.check(RTMP_PORT="http")
+        self.assertEqual(status, 1)
+        self.assertIn("RTMP_PORT", line)
