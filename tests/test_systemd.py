@@ -1,0 +1,71 @@
+"""docs/systemd: units that systemd finds nothing wrong with, and a server that takes its socket from systemd."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.support.fakes_outside import within
+from tests.support.programs import ROOT, Program, free_port
+from tests.support.rtmp_client import client
+
+UNITS = ROOT / "docs/systemd"
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
+
+class UnitTests(SynchronousTestCase):
+    def test_verify(self) -> None:
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        units = []
+        for unit in UNITS.iterdir():
+            units.append(directory / unit.name)
+            # The program has to be there for it to be verified.
+            units[-1].write_text(unit.read_text().replace("/opt/rtmp-twisted/bin/twistd", sys.executable))
+        self.assertEqual(len(units), 2)
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", *map(str, units)], capture_output=True, text=True, check=False
+        )
+        wrong = [line for line in done.stderr.splitlines() if "rtmp-twisted" in line]
+        self.assertEqual(wrong, [])
+
+    def test_the_socket_s_name(self) -> None:
+        """What the socket unit calls it is what its comment, and the page, tell to listen on."""
+        text = (UNITS / "rtmp-twisted.socket").read_text()
+        [name] = re.findall(r"^FileDescriptorName=(\w+)$", text, re.MULTILINE)
+        for place in text, (ROOT / "docs/install.md").read_text():
+            self.assertIn(f"LISTEN=systemd:domain=INET6:name={name}", place)
+
+
+class ActivationTests(TestCase):
+    timeout = 120
+
+    async def test_activation(self) -> None:
+        """The first client starts the server, is served, and so is the next one, over IPv4 and IPv6."""
+        port = free_port()
+        server = Program(
+            self,
+            *("systemd-socket-activate", f"--listen=[::]:{port}", "--fdname=rtmp"),
+            *("--setenv=LISTEN=systemd:domain=INET6:name=rtmp", f"--setenv=PYTHONPATH={ROOT}", "--setenv=PATH"),
+            *(sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp"),
+        )
+        await server.until("Listening on")
+        first = await client(port)
+        await first.open()
+        await server.until(" info RTMP on ")
+        with socket.create_connection(("::1", port)) as second:
+            second.settimeout(30)
+            second.sendall(b"\x03" + bytes(1536))
+            self.assertEqual(second.recv(1), b"\x03")
+
+    async def test_no_such_socket(self) -> None:
+        settings = {"LISTEN": "systemd:domain=INET6:name=rtmp", "PYTHONPATH": str(ROOT)}
+        server = Program(self, sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp", **settings)
+        self.assertEqual(await within(server.ended), 1)
+        [line] = server.lines
+        self.assertIn("no such socket was passed", line)
