@@ -9,15 +9,14 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
 
 from tests.support.fakes_outside import reactor, within
 
@@ -32,10 +31,18 @@ def free_port() -> int:
         return port
 
 
+class Case(Protocol):
+    """What a program needs of the test that starts it."""
+
+    def addCleanup(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None: ...
+
+    def mktemp(self) -> str: ...
+
+
 class Program(ProcessProtocol):
     """A running program. ``lines`` is what it has printed so far, on either stream."""
 
-    def __init__(self, case: TestCase, *command: str, **environment: str) -> None:
+    def __init__(self, case: Case, *command: str, **environment: str) -> None:
         self.lines: list[str] = []
         self.ended: Deferred[int] = Deferred()
         """Fires with the exit status, or minus the signal's number."""
@@ -112,10 +119,11 @@ class Program(ProcessProtocol):
 
 
 class Server(Program):
-    """The server as a person starts it, on a free port. Options are settings: ``rtmp_chunk_size="128"``."""
+    """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Options are settings:
+    ``rtmp_chunk_size="128"``."""
 
-    def __init__(self, case: TestCase, **settings: str) -> None:
-        self.port = free_port()
+    def __init__(self, case: Case, **settings: str) -> None:
+        self.port = int(settings.get("rtmp_port") or free_port())
         values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
         command = "from twisted.scripts.twistd import run; run()"

@@ -1,0 +1,73 @@
+"""The scripted run of the whole platform: python -m tests.platform --seconds 180. See tools/platform."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import react
+
+from tests.platform.run import run
+from tests.support.fakes_outside import reactor
+
+
+class Cleanups:
+    """What a test does for the programs that it starts."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = Path(directory)
+        self._cleanups: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._made = 0
+
+    def addCleanup(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._cleanups.append((function, arguments))
+
+    def mktemp(self) -> str:
+        self._made += 1
+        return str(self._directory / str(self._made))
+
+    async def run(self) -> None:
+        while self._cleanups:
+            function, arguments = self._cleanups.pop()
+            await maybeDeferred(function, *arguments)
+
+
+async def watched(options: argparse.Namespace, cleanups: Cleanups) -> None:
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
+
+    # Also when somebody ends this with a signal: nothing that was started stays behind.
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(cleanups.run()))
+    outcomes = await run(cleanups, options.seconds, options.seed, options.publishers, options.ffmpegs, say)
+    print(*outcomes, sep="\n")
+    wrong = sum(len(outcome.problems) for outcome in outcomes)
+    print(f"WRONG in {wrong} places" if wrong else "right: nothing missing, nothing twice, every id the right one")
+    sys.exit(1 if wrong else 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="platform",
+        description="Runs a whole platform on this machine, with kills and restarts of each party, and checks that "
+        "whoever decides heard one end of each publish that was accepted: docs/platform.md.",
+    )
+    add = parser.add_argument
+    add("--seconds", type=float, default=180, help="how long, in all (default: %(default)s)")
+    add("--publishers", type=int, default=24, help="cheap publishers at a time (default: %(default)s)")
+    add("--ffmpegs", type=int, default=2, help="ffmpegs at a time that publish (default: %(default)s)")
+    add("--seed", type=int, default=int(time.time()), help="for the choices that are made (default: the time)")
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    with tempfile.TemporaryDirectory(prefix="platform-") as directory:
+        react(lambda _: Deferred.fromCoroutine(watched(options, Cleanups(directory))))
+
+
+main()

@@ -1,0 +1,232 @@
+"""The parties of a platform that decide: an HTTP application, and a coordinator in its place.
+
+Both take their time with each answer, deny and spoil some, and write all down in a `Record`.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.web.server import NOT_DONE_YET, Request
+
+from tests.platform.record import Record, Stream, Way
+from tests.support.coordinator import Coordinator, Visit
+from tests.support.fakes_outside import reactor, until
+from tests.support.http_app import Event, HTTPApp
+
+LONGEST_DELAY = 0.2
+"""Seconds that an answer may take."""
+
+DENIED, SPOILED = "denied-", "spoiled-"
+"""How the key begins of a publish that is denied, and of one that gets a stream id that cannot be used."""
+
+
+class Party(Protocol):
+    """Who decides."""
+
+    record: Record
+    way: Way
+    """How the server that runs now asks."""
+
+    def new_server(self, name: str) -> None:
+        """A server is about to be started, and calls itself so."""
+
+    async def restart(self, seconds: float) -> None:
+        """Goes down, and comes back after so long."""
+
+    async def stop(self) -> None:
+        """Goes down for good."""
+
+
+class Decider:
+    """What to say to a publish, after which time."""
+
+    def __init__(self, record: Record, random: Random) -> None:
+        self.record = record
+        self._random = random
+        self._last_id = 0
+
+    def delay(self) -> float:
+        return self._random.uniform(0, LONGEST_DELAY)
+
+    def decide(self, stream: Stream) -> str | None:
+        """The stream's id, or None where the publish is denied."""
+        if stream.key.startswith(DENIED):
+            self.record.deny(stream)
+            return None
+        self._last_id += 1
+        spoiled = stream.key.startswith(SPOILED)
+        stream_id = f"id:{self._last_id} of {stream.channel}" + ("\x07" if spoiled else "")
+        self.record.accept(stream, stream_id, usable=not spoiled)
+        return stream_id
+
+
+class Application:
+    """The HTTP application that takes callbacks."""
+
+    def __init__(self, record: Record, random: Random, secret: str) -> None:
+        self.record = record
+        self._decider = Decider(record, random)
+        self._ways: dict[str, Way] = {}
+        self._pending: dict[Request, tuple[Stream | None, IDelayedCall]] = {}
+        self._going_down = False
+        self._http = HTTPApp(secret)
+        self._http.answer = self._heard
+        self._http.listen()
+        self._port = self._http.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/hook"
+
+    @property
+    def heard(self) -> int:
+        """How many events have come."""
+        return len(self._http.events)
+
+    def new_server(self, name: str) -> None:
+        self.way = self._ways[name] = Way(name)
+
+    async def restart(self, seconds: float) -> None:
+        """Goes down at once: what waits for its answer gets none. What has been answered has left."""
+        self.record.down()
+        self._going_down = True
+        for request in list(self._pending):
+            self._drop(request)
+        await deferLater(reactor, 0.05)
+        await self._http.stop()
+        await deferLater(reactor, seconds)
+        self.record.down()
+        self._going_down = False
+        self._http.listen(port=self._port)
+
+    async def stop(self) -> None:
+        self.record.problems += [f"the application got a bad token: {problem}" for problem in self._http.problems]
+        await self._http.stop()
+
+    def _heard(self, request: Request, event: Event) -> int:
+        claims = event.claims
+        if claims["client_ip"] != "127.0.0.1" or claims["sub"] != "rtmp_event":
+            self.record.problems.append(f"an event with wrong claims: {claims}")
+        way = self._ways[claims["rtmp_host"]]
+        if event.name == "start":
+            stream: Stream | None = self.record.ask(way, claims["channel"], claims["key"])
+        else:
+            stream = self.record.end(way, claims["channel"], claims["stream_id"], claims["key"])
+        answer = self._answer_start if event.name == "start" else self._answer_stop
+        self._pending[request] = stream, reactor.callLater(self._decider.delay(), answer, request, stream)
+        request.notifyFinish().addErrback(lambda _: self._drop(request))
+        if self._going_down:
+            self._drop(request)
+        return NOT_DONE_YET
+
+    def _answer_start(self, request: Request, stream: Stream) -> None:
+        del self._pending[request]
+        stream_id = self._decider.decide(stream)
+        if stream_id is None:
+            request.setResponseCode(403)
+        else:
+            request.setHeader("stream-id", stream_id)
+        request.finish()
+
+    def _answer_stop(self, request: Request, stream: Stream | None) -> None:
+        del self._pending[request]
+        request.finish()
+
+    def _drop(self, request: Request) -> None:
+        """There will be no answer: the application goes down, or nobody waits for it any more."""
+        if request not in self._pending:
+            return
+        stream, answer = self._pending.pop(request)
+        answer.cancel()
+        if stream is None:
+            return
+        if stream.accepted:
+            self.record.repeat(stream)
+        else:
+            self.record.lose(stream)
+
+
+class Coordination:
+    """The coordinator, with its connection to the server."""
+
+    def __init__(self, record: Record, random: Random, secret: str) -> None:
+        self.record = record
+        self._decider = Decider(record, random)
+        self._server = ""
+        self._ways: dict[Visit, Way] = {}
+        self._request_ids: set[tuple[Visit, str]] = set()
+        self._coordinator = Coordinator(secret)
+        self._coordinator.on_open = self._opened
+        self._coordinator.on_message = self._heard
+        self._coordinator.listen()
+        self._heartbeat = LoopingCall(self._say_heartbeats)
+        self._heartbeat.start(20, now=False)
+
+    @property
+    def url(self) -> str:
+        return self._coordinator.base_url
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._coordinator.visits)
+
+    def new_server(self, name: str) -> None:
+        self._server = name
+        self.way = Way(name)  # until it has connected
+
+    def kill(self, channel: str, stream_id: str) -> None:
+        self._coordinator.visit.say(f"STREAM-KILL\nStream-Channel:{channel}\nStream-ID:{stream_id}\n")
+
+    async def restart(self, seconds: float) -> None:
+        """Goes down at once, and with it its connection."""
+        way = self.way
+        self.record.cut(way)
+        await self._coordinator.stop()
+        await deferLater(reactor, seconds)
+        self._coordinator.listen()
+        await self._asked_again(way)
+
+    async def drop(self) -> None:
+        """Drops the connection, and waits for the next one."""
+        way = self.way
+        self.record.cut(way)
+        self._coordinator.visit.drop()
+        await self._asked_again(way)
+
+    async def stop(self) -> None:
+        self._heartbeat.stop()
+        await self._coordinator.stop()
+
+    async def _asked_again(self, way: Way) -> None:
+        """The server has come back by another way, and knows it."""
+        await until(lambda: self.way is not way and self.way.used, "a question by the server's next connection")
+
+    def _opened(self, visit: Visit) -> None:
+        self.way = self._ways[visit] = Way(f"{self._server}, connection {len(self._ways) + 1}")
+
+    def _say_heartbeats(self) -> None:
+        for visit in self._coordinator.visits:
+            visit.say("HEARTBEAT")
+
+    def _heard(self, visit: Visit, kind: str, parameters: dict[str, str]) -> None:
+        way = self._ways[visit]
+        if kind == "PUBLISH-END":
+            self.record.end(way, parameters["stream-channel"], parameters["stream-id"])
+        elif kind == "PUBLISH-REQUEST":
+            request_id = parameters["request-id"]
+            if (visit, request_id) in self._request_ids or parameters["user-ip"] != "127.0.0.1":
+                self.record.problems.append(f"a wrong request: {parameters}")
+            self._request_ids.add((visit, request_id))
+            stream = self.record.ask(way, parameters["stream-channel"], parameters["stream-key"])
+            reactor.callLater(self._decider.delay(), self._answer, visit, request_id, stream)
+
+    def _answer(self, visit: Visit, request_id: str, stream: Stream) -> None:
+        if visit not in self._coordinator.visits:
+            return
+        about = f"Request-ID:{request_id}\nStream-Channel:{stream.channel}\n"
+        stream_id = self._decider.decide(stream)
+        visit.say(f"PUBLISH-DENY\n{about}" if stream_id is None else f"PUBLISH-ACCEPT\n{about}Stream-ID:{stream_id}\n")
