@@ -1,7 +1,7 @@
 """``python -m rtmp_twisted.healthcheck``: whether the server of this machine, or container, answers a client.
 
 Exit status 0 if it does, 1 with one line if not. Reads the same settings as the server, from the environment and
-`.env`; it does not see what was given as options. A program of its own: blocking, without Twisted.
+``.env``; it does not see what was given as options. A program of its own: blocking, without Twisted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The log: one line per event, at the levels that the LOG_ settings turn on.
+"""The log: one line per event, at the levels that the ``LOG_…`` settings turn on.
 
 The convention that `observer` reads, and that every module keeps to:
 
-- Events come from a `twisted.logger.Logger` made at the top of the module: its namespace is the module's name.
+- Events come from a ``twisted.logger.Logger`` made at the top of the module: its namespace is the module's name.
 - What belongs to one connection carries ``session`` (its number) and ``peer`` (its address without the port); an info
   event with a ``session`` is what LOG_REQUESTS means. `SessionLog` adds both.
 - Trace events are debug events with ``trace=True``.
@@ -71,7 +71,7 @@ class SessionLog:
 
 
 def observer(settings: Settings, stream: IO[Any]) -> ILogObserver:
-    """Writes the events that the LOG_ settings let through to ``stream``, which may take text or bytes."""
+    """Writes the events that the ``LOG_…`` settings let through to ``stream``, which may take text or bytes."""
     shown = {
         "critical": settings.log_error,
         "error": settings.log_error,

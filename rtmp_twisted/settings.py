@@ -1,6 +1,6 @@
 """Every setting, once: its name, default, meaning and check.
 
-The fields of `Settings` are the one table that reading the environment, `twistd rtmp --help`, docs/settings.md and
+The fields of `Settings` are the one table that reading the environment, ``twistd rtmp --help``, docs/settings.md and
 the masking of secrets are made from. tap.py loads it and hands single values to what needs them; no other module
 reads the environment. ``python -m rtmp_twisted.settings`` prints the table for docs/settings.md.
 """

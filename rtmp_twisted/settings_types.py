@@ -1,6 +1,6 @@
-"""What a setting's text may look like: the kinds that settings.py's table is made of, and the `.env` file.
+"""What a setting's text may look like: the kinds that settings.py's table is made of, and the ``.env`` file.
 
-Used by settings.py, and by whoever needs `Networks`. Touches the file system to read `.env` and to see whether
+Used by settings.py, and by whoever needs `Networks`. Touches the file system to read ``.env`` and to see whether
 a named file can be read; nothing else.
 """
 
@@ -208,7 +208,7 @@ _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def read_dotenv(path: Path, mistakes: list[str]) -> dict[str, tuple[str, int]]:
-    """The variables that a `.env` file sets, each with its line's number; none where there is no such file.
+    """The variables that a ``.env`` file sets, each with its line's number; none where there is no such file.
 
     A line is ``NAME=value``, perhaps behind ``export``; blank ones and those that begin with ``#`` do not count.
     A value in single quotes is taken as it is, one in double quotes knows ``\\n \\r \\t \\" \\\\``, one

@@ -1,7 +1,7 @@
 """A channel's log: what was published, chunked once, as the bytes that go to every player.
 
 The log is a linked list of blocks. A player is a position in it; whoever holds a block keeps it, and all after it,
-alive, and nobody else does: there is no bookkeeping of who still needs what. Used by channel and player only.
+alive, and nobody else does: there is no bookkeeping of who still needs what. Used by channel and player only::
 
     … -> block -> block -> block -> tail        sealed blocks never change; the tail is open
                            ^ head               players that keep up stand here: what follows is not sent yet

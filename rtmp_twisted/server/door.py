@@ -56,7 +56,7 @@ class FromProxy(Protocol, TimeoutMixin):
         self._client: Any = None
 
     def callLater(self, period: float, func: Any) -> IDelayedCall:
-        """What `TimeoutMixin` keeps time with."""
+        """What ``TimeoutMixin`` keeps time with."""
         return self._door.clock.callLater(period, func)
 
     def connectionMade(self) -> None:
