@@ -132,6 +132,7 @@ def _context(certificate: bytes, key: bytes) -> tuple[SSL.Context, x509.Certific
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_id(b"rtmps")
+    context.set_tlsext_servername_callback(_withhold_tickets)
     try:
         context.use_certificate(own[0])
         for other in chain:
@@ -142,6 +143,16 @@ def _context(certificate: bytes, key: bytes) -> tuple[SSL.Context, x509.Certific
     except (SSL.Error, TypeError, ValueError):
         raise ValueError("SSL_CERT and SSL_KEY cannot be used for TLS") from None
     return context, own[0]
+
+
+def _withhold_tickets(connection: SSL.Connection) -> None:
+    """No session tickets for a client that does not say which server it wants (RFC 6066, section 3).
+
+    One of those is Debian's librtmp (rtmpdump, GStreamer's rtmpsrc and rtmpsink): with TLS 1.3 tickets come behind the
+    handshake, and it takes them for an error.
+    """
+    if connection.get_servername() is None and connection.get_protocol_version() == SSL.TLS1_3_VERSION:
+        connection.set_options(SSL.OP_NO_TICKET)
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

@@ -17,7 +17,7 @@ from tests.interop import table
 from tests.support.programs import ROOT
 
 PAGE = ROOT / "docs/interop.md"
-MODULES = ["tests.interop.test_programs", "tests.interop.test_codecs", "tests.interop.heavy"]
+MODULES = [f"tests.interop.{name}" for name in ("test_programs", "test_rtmps", "test_codecs", "heavy")]
 
 
 def main() -> int:

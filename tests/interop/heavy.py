@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.interop import programs
 from tests.interop.programs import Publisher
 from tests.interop.test_programs import ProgramCase
+from tests.interop.test_rtmps import RTMPSCase
 from tests.support.programs import Program
 
 OBS_GLOBAL = """
@@ -74,9 +75,23 @@ class OBSTests(ProgramCase):
             server, _, key = url.rpartition("/")
             write_settings(home, server, key)
             variables = [f"HOME={home}", f"XDG_CONFIG_HOME={home}", f"DISPLAY=:{display[0]}", "LIBGL_ALWAYS_SOFTWARE=1"]
-            return ["env", *variables, "obs", "--startstreaming", "--multi"]
+            return [*vouching(authority), "env", *variables, "obs", "--startstreaming", "--multi"]
 
         await self.check_publisher(Publisher("OBS Studio", command, clip="", stop=signal.SIGTERM))
+
+
+class VLCOverTLSTests(RTMPSCase, VLCTests):
+    pass
+
+
+class OBSOverTLSTests(RTMPSCase, OBSTests):
+    pass
+
+
+def vouching(authority: str) -> list[str]:
+    """Begins a command for which nobody but ``authority`` vouches: it knows the system's authorities only."""
+    mount = 'mount --bind "$0" /etc/ssl/certs/ca-certificates.crt && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, authority] if authority else []
 
 
 def write_settings(home: Path, server: str, key: str) -> None:

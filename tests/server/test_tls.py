@@ -315,18 +315,24 @@ class RunningTests(TestCase):
 
     async def test_resumption(self) -> None:
         await self.start()
-        for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
-            self.assertEqual(await deferToThread(self.twice, version), [False, True], version)
+        for version, name, resumed in (
+            (ssl.TLSVersion.TLSv1_2, "localhost", True),
+            (ssl.TLSVersion.TLSv1_2, None, True),
+            (ssl.TLSVersion.TLSv1_3, "localhost", True),
+            (ssl.TLSVersion.TLSv1_3, None, False),  # no tickets for clients that take them for an error
+        ):
+            self.assertEqual(await deferToThread(self.twice, version, name), [False, resumed], (version, name))
 
-    def twice(self, version: ssl.TLSVersion) -> list[bool]:
-        """Whether each of two connections resumed a session."""
+    def twice(self, version: ssl.TLSVersion, name: str | None) -> list[bool]:
+        """Whether each of two connections, to the server of that name or to any, resumed a session."""
         context = ssl.create_default_context(cafile=str(self.files.authority.certificate))
+        context.check_hostname = name is not None
         context.minimum_version = context.maximum_version = version
         session: ssl.SSLSession | None = None
         found = []
         for _ in range(2):
             with socket.create_connection(("127.0.0.1", self.port)) as plain:
-                with context.wrap_socket(plain, server_hostname="localhost", session=session) as secured:
+                with context.wrap_socket(plain, server_hostname=name, session=session) as secured:
                     secured.sendall(HANDSHAKE)
                     secured.recv(1)  # with TLS 1.3 the session's tickets come before it
                     found.append(bool(secured.session_reused))
