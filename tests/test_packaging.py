@@ -8,6 +8,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import venv
 from configparser import ConfigParser
 from pathlib import Path
@@ -45,21 +46,22 @@ def copy_of_checkout(target: Path) -> None:
         shutil.copy(ROOT / name, target)
 
 
-def build_wheel(folder: Path) -> Path:
-    """Builds with the setuptools of the running environment (the extra ``test`` has it): no network is needed."""
+def build(folder: Path) -> tuple[Path, Path]:
+    """The wheel and the sdist, as ``python -m build`` makes them: the sdist from the checkout, the wheel from the
+    sdist. With the setuptools of the running environment (the extra ``test`` has it): no network is needed."""
     copy_of_checkout(folder / "source")
-    options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", folder)
-    run(sys.executable, "-m", "pip", "wheel", *options, folder / "source", cwd=folder)
-    [wheel] = folder.glob("*.whl")
-    return wheel
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, folder / "source", cwd=folder)
+    [wheel], [sdist] = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
 
 
 class WheelTests(SynchronousTestCase):
     def test_built_and_installed(self) -> None:
         folder = Path(self.mktemp()).absolute()
         folder.mkdir(parents=True)
-        wheel = build_wheel(folder)
+        wheel, sdist = build(folder)
         self.check_content(wheel)
+        self.check_sdist(sdist)
 
         # The dependencies come from the running environment; only their folder is named, so that its own .pth files,
         # among them that of an editable install of this very package, do not count.
@@ -87,6 +89,13 @@ class WheelTests(SynchronousTestCase):
         self.assertRegex(run(python, "-c", TWISTD, "--help", cwd=folder), r"(?m)^    rtmp  +An RTMP")
         self.assertIn("--rtmp-port=", run(python, "-c", TWISTD, "rtmp", "--help", cwd=folder))
 
+    def check_sdist(self, sdist: Path) -> None:
+        with tarfile.open(sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        self.assertEqual({"LICENSE", "README.md", "setup.cfg", "pyproject.toml"} - names, set())
+        self.assertEqual({str(file.relative_to(ROOT)) for file in (ROOT / "rtmp_twisted").rglob("*.py")} - names, set())
+        self.assertIn("twisted/plugins/rtmp_twisted_plugin.py", names)
+
     def check_content(self, wheel: Path) -> None:
         names = set(ZipFile(wheel).namelist())
         self.assertIn("rtmp_twisted/py.typed", names)
@@ -112,9 +121,11 @@ class MetadataTests(SynchronousTestCase):
         self.assertEqual(imported - allowed - sys.stdlib_module_names, set())
 
     def test_tools_can_be_run(self) -> None:
-        for tool in "tools/serve", "tools/test", ".ci/run":
-            self.assertTrue(os.access(ROOT / tool, os.X_OK), tool)
-            run("bash", "-n", ROOT / tool, cwd=ROOT)
+        for tool in [".ci/run", *(f"tools/{path.name}" for path in (ROOT / "tools").iterdir() if not path.suffix)]:
+            if (ROOT / tool).is_file():
+                self.assertTrue(os.access(ROOT / tool, os.X_OK), tool)
+                if "bash" in (ROOT / tool).read_text().splitlines()[0]:
+                    run("bash", "-n", ROOT / tool, cwd=ROOT)
 
     def test_twisted_is_not_shadowed(self) -> None:
         found = [str(file.relative_to(ROOT)) for file in (ROOT / "twisted").rglob("__init__.py")]

@@ -1,0 +1,112 @@
+"""The documentation's commands, run as they stand, and its links and names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+from attrs import fields
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from rtmp_twisted.settings import Settings
+from tests.support.clips import clip
+from tests.support.fakes_outside import within
+from tests.support.programs import ROOT, Program, Server, free_port
+
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: str) -> list[str]:
+    """The commands in a page's shell blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+class CommandTests(TestCase):
+    timeout = 180
+
+    async def start(self, **settings: str) -> Server:
+        server = Server(self, **settings)
+        await server.up()
+        return server
+
+    async def program(self, command: str, server: Server) -> Program:
+        """A command of a page, with the server's port, and a file where it names one."""
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        video = await clip(self, "H.264", "AAC", kind="mp4")
+        text = command.replace("127.0.0.1/", f"127.0.0.1:{server.port}/").replace(" -re ", " -nostdin -re ")
+        words = [
+            str(video) if word == "video.mp4" else str(directory / word) if word.startswith("recording.") else word
+            for word in shlex.split(text)
+        ]
+        return Program(self, *words)
+
+    async def test_publish(self) -> None:
+        found = commands("docs/publish.md")
+        self.assertEqual(len(found), 4)
+        for command in found:
+            server = await self.start()
+            program = await self.program(command, server)
+            await server.until("publishing channel")
+            await program.kill()
+
+    async def test_play(self) -> None:
+        server = await self.start()
+        publisher = await self.program(commands("docs/publish.md")[0], server)
+        await server.until(" publishing channel")
+        found = commands("docs/play.md")
+        self.assertEqual(len(found), 3)
+        for number, command in enumerate(found, 2):
+            program = await self.program(command, server)
+            await server.until(f" info #{number} .* playing channel")
+            await program.kill()
+        await publisher.kill()
+
+    async def test_operators(self) -> None:
+        port = free_port()
+        server = await self.start(http_port=str(port))
+        publisher = await self.program(commands("docs/publish.md")[0], server)
+        await server.until(" publishing channel")
+        found = commands("docs/operations.md")
+        self.assertEqual(len(found), 5)
+        for command in found:
+            program = Program(self, *shlex.split(command.replace("curl", "curl -sSf").replace(":8080", f":{port}")))
+            self.assertEqual(await within(program.ended), 0, str(program))
+        await server.until("stopped publishing")
+        await publisher.kill()
+
+
+class TextTests(SynchronousTestCase):
+    def test_links(self) -> None:
+        for page in PAGES:
+            for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+                if not target.startswith("http"):
+                    self.assertTrue((page.parent / target).exists(), f"{page.name}: {target}")
+
+    def test_anchors(self) -> None:
+        for page in PAGES:
+            for target, anchor in re.findall(r"\]\(([^)#]*)#([^)]*)\)", page.read_text()):
+                other = page.parent / target if target else page
+                headings = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
+                anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                self.assertIn(anchor, anchors, f"{page.name}: {target}")
+
+    def test_every_page_is_linked_from_the_readme(self) -> None:
+        text = (ROOT / "README.md").read_text()
+        self.assertEqual([page.name for page in PAGES[2:] if f"docs/{page.name}" not in text], [])
+
+    def test_settings_exist(self) -> None:
+        """What looks like a setting in a page is one."""
+        known = {field.name.upper() for field in fields(Settings)}
+        prefixes = {name.split("_")[0] for name in known if "_" in name} - {"MAX", "EXTERNAL"}
+        for page in PAGES:
+            for name in set(re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", page.read_text())):
+                if name.split("_")[0] in prefixes and not name.endswith("_"):
+                    self.assertIn(name, known, page.name)
+
+    def test_no_line_of_a_page_names_a_directory_of_somebody(self) -> None:
+        for page in PAGES:
+            self.assertNotIn(os.path.expanduser("~") + "/", page.read_text())
