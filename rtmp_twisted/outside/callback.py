@@ -6,27 +6,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from attrs import frozen
 from hyperlink import DecodedURL
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from zope.interface import implementer
 
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
-from rtmp_twisted.outside.texts import describe, plain_address, stream_id_problem
+from rtmp_twisted.outside.texts import LinkError, describe, plain_address, stream_id_problem
 from rtmp_twisted.outside.tokens import signed_token
 
 #: Seconds for one request in all: connection, TLS, answer.
@@ -41,8 +44,8 @@ SHUTDOWN_TIMEOUT = 20.0
 #: Seconds for which a token is good.
 TOKEN_LIFETIME = 120
 
-#: Bytes of an answer's body that are read, to be thrown away, before its connection is closed instead.
-MAX_BODY = 64 * 1024
+#: Bytes of an answer, of which the body is thrown away; one that goes on beyond them loses its connection.
+MAX_ANSWER = 128 * 1024
 
 #: Idle connections kept to the application, and for how many seconds.
 MAX_IDLE_CONNECTIONS = 8
@@ -99,8 +102,8 @@ class CallbackAuthority(Service):
         self._given_up = False
 
     def _make_client(self, trust_root: Any) -> HTTPClient:
-        policy = BrowserLikePolicyForHTTPS(trustRoot=trust_root)
-        agent = Agent(self._reactor, contextFactory=policy, connectTimeout=self._timeout, pool=self._pool)
+        endpoints = _Endpoints(self._reactor, BrowserLikePolicyForHTTPS(trustRoot=trust_root), self._timeout)
+        agent = Agent.usingEndpointFactory(self._reactor, endpoints, self._pool)
         no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
         return HTTPClient(agent, cookiejar=no_cookies)
 
@@ -230,19 +233,66 @@ def _stream_id(response: IResponse) -> str:
         return value.decode("latin-1")
 
 
+@implementer(IAgentEndpointFactory)
+@frozen
+class _Endpoints:
+    """How the application is reached: over TCP or TLS, by connections that take no endless answer."""
+
+    reactor: Any
+    policy: BrowserLikePolicyForHTTPS
+    timeout: float
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(self.reactor, uri.host, uri.port, timeout=self.timeout)
+        if uri.scheme == b"https":
+            endpoint = wrapClientTLS(self.policy.creatorForNetloc(uri.host, uri.port), endpoint)
+        return _Endpoint(endpoint)
+
+
+@implementer(IStreamClientEndpoint)
+@frozen
+class _Endpoint:
+    endpoint: IStreamClientEndpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        factory = WrappingFactory(protocolFactory)
+        factory.protocol = _Connection
+        factory.noisy = False
+        connected: Deferred[Any] = self.endpoint.connect(factory)
+        return connected.addCallback(lambda connection: connection.wrappedProtocol)
+
+
+class _Connection(ProtocolWrapper):
+    """Counts what is received from one request to the next."""
+
+    _received = 0
+
+    def write(self, data: bytes) -> None:
+        self._received = 0
+        super().write(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self._received = 0
+        super().writeSequence(data)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += len(data)
+        super().dataReceived(data)
+        if self._received > MAX_ANSWER:
+            cast(Any, self.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        endless = self._received > MAX_ANSWER
+        super().connectionLost(Failure(LinkError("an endless answer")) if endless else reason)
+
+
 class _IgnoredBody(Protocol):
-    """Reads an answer's body so that its connection can be used again, up to `MAX_BODY` bytes and a time."""
+    """Reads an answer's body so that its connection can be used again, up to a time."""
 
     def __init__(self, bodies: set[_IgnoredBody], clock: IReactorTime, timeout: float) -> None:
         self._bodies = bodies
         self._limit: IDelayedCall = clock.callLater(timeout, self.drop)
-        self._size = 0
         bodies.add(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MAX_BODY:
-            self.drop()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._bodies.discard(self)

@@ -184,6 +184,16 @@ class RefuseTests(CallbackCase):
             url = f"http://127.0.0.1:{port.getHost().port}/"
             self.assertIn("could not be asked", await self.refusal(self.authority(url)))
 
+    async def test_endless_head(self) -> None:
+        """Refused when it is too long, not when the time is over."""
+        for part in [b"x: y\r\n", b"x" * 10_000 + b": y\r\n"]:
+            answer = _SaysAndCloses(b"HTTP/1.1 200 OK\r\n" + part * (200_000 // len(part)))
+            port = reactor.listenTCP(0, answer, interface="127.0.0.1")
+            self.addCleanup(port.stopListening)
+            url = f"http://127.0.0.1:{port.getHost().port}/"
+            self.assertIn("an endless answer", await self.refusal(self.authority(url)))
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     async def test_closes_in_mid_body(self) -> None:
         """It has said yes, and counts on a stop."""
         answer = b"HTTP/1.1 200 OK\r\nstream-id: id\r\nContent-Length: 100\r\n\r\nx"
