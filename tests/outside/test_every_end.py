@@ -1,0 +1,145 @@
+"""Every way in which a publish can end: whoever decides is told once, also where it had not answered yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtmp_twisted.wire import messages
+from tests.support.memory import Client, World
+from tests.support.rtmp_client import avc
+
+
+def close_stream(world: World, client: Client) -> None:
+    client.call("closeStream", None, stream_id=1)
+
+
+def delete_stream(world: World, client: Client) -> None:
+    client.call("deleteStream", None, 1.0)
+
+
+def leave(world: World, client: Client) -> None:
+    client.leave()
+
+
+def talk_nonsense(world: World, client: Client) -> None:
+    client.feed(b"\xff" * 100)
+
+
+def connect_again(world: World, client: Client) -> None:
+    client.call("connect", {"app": "another"})
+
+
+def command_too_much(world: World, client: Client) -> None:
+    for _ in range(200):
+        client.call("_checkbw", transaction=0)
+
+
+def read_nothing(world: World, client: Client) -> None:
+    client.protocol.outlet.pauseProducing()
+    client.protocol._answered = 10**9
+    client.call("_checkbw")
+
+
+def fall_silent(world: World, client: Client) -> None:
+    world.pass_time(61)
+
+
+def send_too_fast(world: World, client: Client) -> None:
+    world.factory.options = client.protocol._session.options = evolve(world.factory.options, max_publish_rate=100.0)
+    client.send(messages.set_chunk_size(65536))
+    client.chunk_size = 65536
+    client.send(avc(0, True, bytes(50_000)))
+    world.pass_time(1)
+
+
+def kill_whatever_it_is(world: World, client: Client) -> None:
+    """As kill-session, STREAM-KILL with `*` and the operator's HTTP do."""
+    world.broker.kill("channel", None, "killed")
+
+
+def kill_all(world: World, client: Client) -> None:
+    """As the loss of the coordinator does."""
+    world.broker.kill_all("lost")
+
+
+def stop_the_server(world: World, client: Client) -> None:
+    world.factory.finish_all("the server is stopping")
+    world.broker.stopService()
+
+
+WAYS: list[Callable[[World, Client], None]] = [
+    close_stream,
+    delete_stream,
+    leave,
+    talk_nonsense,
+    connect_again,
+    command_too_much,
+    read_nothing,
+    fall_silent,
+    send_too_fast,
+    kill_whatever_it_is,
+    kill_all,
+    stop_the_server,
+]
+
+
+def kill_by_id(world: World, client: Client) -> None:
+    """As close-stream and STREAM-KILL do; there is no id before the answer."""
+    world.broker.kill("channel", "the id", "killed")
+
+
+def take_over(world: World, client: Client) -> None:
+    """With the answer to the other one never coming."""
+    other = world.connect().open()
+    other.publish()
+    world.pass_time(4)
+
+
+START = ("start", "channel", "key", "192.0.2.1")
+END = ("end", "channel", "key", "the id", "192.0.2.1")
+
+
+class EveryEndTests(SynchronousTestCase):
+    def publish(self) -> tuple[World, Client]:
+        """A publisher that waits for its answer."""
+        world = World(ask=True)
+        client = world.connect().open()
+        client.publish()
+        return world, client
+
+    def test_on_air(self) -> None:
+        for way in [*WAYS, kill_by_id, take_over]:
+            world, client = self.publish()
+            world.authority.accept("the id")
+            self.assertEqual(world.authority.events, [START], way.__name__)
+            way(world, client)
+            expected = [START, END, START] if way is take_over else [START, END]
+            self.assertEqual(world.authority.events, expected, way.__name__)
+            world.broker.kill("channel", "the id", "killed")
+            if way is not leave:
+                client.leave()
+            self.assertEqual(world.authority.events, expected, way.__name__)
+
+    def test_accepted_after_it(self) -> None:
+        for way in [*WAYS, take_over]:
+            world, client = self.publish()
+            way(world, client)
+            asked = [START, START] if way is take_over else [START]
+            self.assertEqual(world.authority.events, asked, way.__name__)
+            world.authority.accept("the id")
+            self.assertEqual(world.authority.events, [*asked, END], way.__name__)
+            if way is not leave:
+                client.leave()
+            self.assertEqual(world.authority.events, [*asked, END], way.__name__)
+
+    def test_refused_after_it(self) -> None:
+        for way in [*WAYS, take_over]:
+            world, client = self.publish()
+            way(world, client)
+            world.authority.refuse()
+            if way is not leave:
+                client.leave()
+            self.assertNotIn("end", [event[0] for event in world.authority.events], way.__name__)
