@@ -17,8 +17,10 @@ from tests.support.coordinator import Coordinator, Visit
 from tests.support.fakes_outside import reactor, until
 from tests.support.http_app import Event, HTTPApp
 
-LONGEST_DELAY = 0.2
-"""Seconds that an answer may take."""
+LONGEST_DELAY = 0.4
+"""Seconds that the answer to a question may take."""
+LONGEST_DELAY_OF_END = 0.1
+"""The same of the answer to an end: a server that is stopped should not owe its waiting to these."""
 
 DENIED, SPOILED = "denied-", "spoiled-"
 """How the key begins of a publish that is denied, and of one that gets a stream id that cannot be used."""
@@ -49,8 +51,8 @@ class Decider:
         self._random = random
         self._last_id = 0
 
-    def delay(self) -> float:
-        return self._random.uniform(0, LONGEST_DELAY)
+    def delay(self, longest: float = LONGEST_DELAY) -> float:
+        return self._random.uniform(0, longest)
 
     def decide(self, stream: Stream) -> str | None:
         """The stream's id, or None where the publish is denied."""
@@ -113,11 +115,13 @@ class Application:
             self.record.problems.append(f"an event with wrong claims: {claims}")
         way = self._ways[claims["rtmp_host"]]
         if event.name == "start":
-            stream: Stream | None = self.record.ask(way, claims["channel"], claims["key"])
+            asked = self.record.ask(way, claims["channel"], claims["key"])
+            answer = reactor.callLater(self._decider.delay(), self._answer_start, request, asked)
+            self._pending[request] = asked, answer
         else:
-            stream = self.record.end(way, claims["channel"], claims["stream_id"], claims["key"])
-        answer = self._answer_start if event.name == "start" else self._answer_stop
-        self._pending[request] = stream, reactor.callLater(self._decider.delay(), answer, request, stream)
+            ended = self.record.end(way, claims["channel"], claims["stream_id"], claims["key"])
+            answer = reactor.callLater(self._decider.delay(LONGEST_DELAY_OF_END), self._answer_stop, request)
+            self._pending[request] = ended, answer
         request.notifyFinish().addErrback(lambda _: self._drop(request))
         if self._going_down:
             self._drop(request)
@@ -132,7 +136,7 @@ class Application:
             request.setHeader("stream-id", stream_id)
         request.finish()
 
-    def _answer_stop(self, request: Request, stream: Stream | None) -> None:
+    def _answer_stop(self, request: Request) -> None:
         del self._pending[request]
         request.finish()
 

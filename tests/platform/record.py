@@ -193,6 +193,10 @@ class Record:
         """Whether there is a stream whose publisher has gone and whose end has not come yet."""
         return any(all(publish.over for publish in self.publishes[stream.key]) for stream in self.open)
 
+    def asking(self) -> bool:
+        """Whether there is a question without an answer."""
+        return any(stream.answer is Answer.NONE for stream in self.open)
+
     def verify(self) -> list[str]:
         """All that is wrong, when all publishers have gone and all that was open should be closed."""
         excused = [stream for stream in self.streams if stream.excused and stream.answer is Answer.ACCEPTED]

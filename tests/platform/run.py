@@ -177,6 +177,8 @@ class Stage:
                 self.outcome.problems.append(f"{self._party.way.name} logged: {line}")
 
     async def _terminate(self) -> None:
+        """While something is on air and something is asked about."""
+        await until(lambda: self._crowd.on_air and self.record.asking(), "a question")
         await self._stop_server()
         await self._start_server()
 
