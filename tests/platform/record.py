@@ -189,9 +189,9 @@ class Record:
 
     # What must hold
 
-    def owing(self) -> bool:
-        """Whether there is a stream whose publisher has gone and whose end has not come yet."""
-        return any(all(publish.over for publish in self.publishes[stream.key]) for stream in self.open)
+    def owed(self) -> list[Stream]:
+        """The streams whose publisher has gone and whose end has not come yet."""
+        return [stream for stream in self.open if all(publish.over for publish in self.publishes[stream.key])]
 
     def asking(self) -> bool:
         """Whether there is a question without an answer."""

@@ -121,7 +121,9 @@ class Stage:
             await self._stop_server()
         except AssertionError as error:
             problems.append(str(error))
+            problems += [f"{stream}: no end" for stream in self.record.owed()]
             self._look_at_log()
+            self.record.cut(self._party.way)
             await self._server.kill()
             problems += await self._crowd.stop()
         await self._party.stop()
@@ -192,7 +194,7 @@ class Stage:
         await self._start_server()
 
     async def _settle(self) -> None:
-        await until(lambda: not self.record.owing(), "the end of each publish whose publisher has gone")
+        await until(lambda: not self.record.owed(), "the end of each publish whose publisher has gone")
 
     async def _check_empty(self) -> None:
         """Nothing is left of what has gone, perhaps after a moment."""
