@@ -124,6 +124,19 @@ class RecordTests(SynchronousTestCase):
         self.record.end(self.way, "tv", "second")
         self.assert_problems("asked about while")
 
+    def test_asked_before_the_end_was_answered(self) -> None:
+        for number, told in enumerate([True, False]):
+            channel = f"tv-{number}"
+            self.publish(f"one {channel}", channel)
+            self.publish(f"two {channel}", channel)
+            first = self.accept(f"first of {channel}", f"one {channel}", channel)
+            self.record.end(self.way, channel, first.stream_id)
+            if told:
+                self.record.tell(first)
+            second = self.accept(f"second of {channel}", f"two {channel}", channel)
+            self.record.end(self.way, channel, second.stream_id)
+        self.assert_problems("stream 'second of tv-1'")
+
     def test_end_that_is_late_as_the_application_was_down(self) -> None:
         self.publish("one")
         self.publish("two")

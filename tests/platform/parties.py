@@ -120,7 +120,7 @@ class Application:
             self._pending[request] = asked, answer
         else:
             ended = self.record.end(way, claims["channel"], claims["stream_id"], claims["key"])
-            answer = reactor.callLater(self._decider.delay(LONGEST_DELAY_OF_END), self._answer_stop, request)
+            answer = reactor.callLater(self._decider.delay(LONGEST_DELAY_OF_END), self._answer_stop, request, ended)
             self._pending[request] = ended, answer
         request.notifyFinish().addErrback(lambda _: self._drop(request))
         if self._going_down:
@@ -136,8 +136,10 @@ class Application:
             request.setHeader("stream-id", stream_id)
         request.finish()
 
-    def _answer_stop(self, request: Request) -> None:
+    def _answer_stop(self, request: Request, stream: Stream | None) -> None:
         del self._pending[request]
+        if stream is not None:
+            self.record.tell(stream)
         request.finish()
 
     def _drop(self, request: Request) -> None:
@@ -219,7 +221,9 @@ class Coordination:
     def _heard(self, visit: Visit, kind: str, parameters: dict[str, str]) -> None:
         way = self._ways[visit]
         if kind == "PUBLISH-END":
-            self.record.end(way, parameters["stream-channel"], parameters["stream-id"])
+            stream = self.record.end(way, parameters["stream-channel"], parameters["stream-id"])
+            if stream is not None:
+                self.record.tell(stream)  # there is no answer to it
         elif kind == "PUBLISH-REQUEST":
             request_id = parameters["request-id"]
             if (visit, request_id) in self._request_ids or parameters["user-ip"] != "127.0.0.1":

@@ -6,7 +6,7 @@ What must hold:
 - what was accepted goes on air, unless its publisher left before the answer or the stream id could not be used;
 - each accepted stream gets one end, with its own id, channel and key, by the way it was asked about;
 - nothing gets an end that was not accepted;
-- while a stream is on air, nothing else is asked about its channel.
+- while a stream is on air, and until its end has been answered, nothing else is asked about its channel.
 
 What is excused, and nothing else:
 
@@ -77,6 +77,8 @@ class Stream:
     accepted: int = 0
     ended: int | None = None
     """When it had its end, or lost it with its way."""
+    told: int | None = None
+    """When the end was answered: until then the server has to wait with its next question."""
     excused: bool = False
     repeats: int = 0
     """How often the end may come again."""
@@ -163,9 +165,14 @@ class Record:
         self.open.discard(stream)
         return stream
 
+    def tell(self, stream: Stream) -> None:
+        """The server knows that the end has been heard."""
+        stream.told = self._next()
+
     def repeat(self, stream: Stream) -> None:
         """Whoever heard the end went down without an answer to it."""
         stream.repeats += 1
+        stream.may_be_late = True
 
     # What happens to them
 
@@ -237,12 +244,12 @@ class Record:
             f"{other}: asked about while {stream} was on air"
             for stream in on_air
             for other in asked[stream.channel]
-            if not stream.may_be_late and stream.accepted < other.asked and other.asked < (stream.ended or self._now)
+            if not stream.may_be_late and stream.accepted < other.asked < (stream.told or self._now)
         ]
 
     def _excuse(self, stream: Stream) -> None:
         stream.excused = True
-        stream.ended = self._next()
+        stream.ended = stream.told = self._next()
         self.open.discard(stream)
 
     def _next(self) -> int:
