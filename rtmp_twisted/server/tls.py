@@ -31,6 +31,16 @@ SOON = timedelta(days=7)
 _log = Logger()
 
 
+class _Connection(SSL.Connection):
+    def do_handshake(self) -> None:
+        """A client's goodbye in the handshake is an error like others: Twisted (26.10) trips over the one that has no
+        reason in it."""
+        try:
+            super().do_handshake()
+        except SSL.ZeroReturnError:
+            raise SSL.Error([("SSL routines", "", "the client left in the handshake")]) from None
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificates(Service):
     """``certificate`` and ``key``: PEM files; the first may have the chain behind the certificate, or in any order.
@@ -57,7 +67,7 @@ class Certificates(Service):
             self._checks.stop()
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return SSL.Connection(self._context, None)
+        return _Connection(self._context, None)
 
     def check(self) -> None:
         """Reads the files again if one has changed. Of a pair that cannot be used nothing is kept but an error in the

@@ -26,14 +26,13 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted.server.door import Door
 from rtmp_twisted.server.gate import Gate
 from rtmp_twisted.server.protocol import HANDSHAKE_SECONDS
-from rtmp_twisted.server.tls import Certificates
+from rtmp_twisted.server.tls import Certificates, SecuredFactory
 from rtmp_twisted.settings_types import Networks
 from tests.support.certificates import Authority, IssuedCertificate
 from tests.support.fakes_outside import Log, reactor, within
@@ -232,7 +231,7 @@ class StrangerTests(SynchronousTestCase):
         self.world = World()
         self.gate = self.world.factory.gate = Gate(100, 2, Networks())
         certificates = Certificates(self.world.clock, str(files.certificate), str(files.key), 0)
-        secured = TLSMemoryBIOFactory(certificates, False, self.world.factory, self.world.clock)
+        secured = SecuredFactory(certificates, False, self.world.factory, self.world.clock)
         self.door = Door(self.gate, secured, Networks(), self.world.clock)
         connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
         connection.set_connect_state()
@@ -253,6 +252,14 @@ class StrangerTests(SynchronousTestCase):
             _, protocol = self.come(data)
             protocol.connectionLost(LOST)
             self.assertEqual(self.gate.inside, 0)
+
+    def test_goodbye_in_the_handshake(self) -> None:
+        """A close_notify alert (RFC 8446, section 6.1) ends the connection, and is nobody's bug."""
+        transport, protocol = self.come(self.hello)
+        protocol.dataReceived(bytes.fromhex("15 0303 0002 0100"))
+        self.assertTrue(transport.disconnecting)
+        protocol.connectionLost(LOST)
+        self.assertEqual(self.gate.inside, 0)
 
     def test_time(self) -> None:
         """TLS counts as a part of the handshake's time."""
