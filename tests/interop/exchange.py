@@ -19,12 +19,12 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.wire import media
-from rtmp_twisted.wire.messages import Message
+from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.interop.programs import Player, Publisher
 from tests.support import clips
 from tests.support.fakes_outside import reactor, within
 from tests.support.programs import Program, Server
-from tests.support.relay import Leg, Relay, is_header, is_keyframe
+from tests.support.relay import Leg, Relay, Tape, is_header, is_keyframe
 
 ENOUGH = 60
 """Audio and video messages that have to pass before a test goes on: about a second."""
@@ -126,6 +126,7 @@ class ExchangeCase(TestCase):
             "late messages": self.assert_all_arrived(sent, late_leg.to_program.media),
             "keyframe after": late_leg.to_program.first_keyframe()[0] - late_leg.began,
         }
+        self.assert_at_once(late_leg, source.legs[0].to_server)
         if late.picture_at is not None:
             found["picture after"] = late.picture_at - late_leg.began
         for track in range(len([codec for codec in codecs if codec in clips.VIDEO])):
@@ -142,9 +143,21 @@ class ExchangeCase(TestCase):
         begin = sent.index(received[first])
         self.assertEqual(received[first:], sent[begin:])
         self.assertEqual(_in_force(received[:first]), _in_force(sent[:begin]))
-        video = next(message for message in received if message.type_id == 9 and not is_header(message))
+        video = next(message for message in received if message.type_id == VIDEO and not is_header(message))
         self.assertTrue(is_keyframe(video))
         return len(received)
+
+    def assert_at_once(self, leg: Leg, source: Tape) -> None:
+        """From the player's ``play`` to its first keyframe less than a second of the stream has gone by: the stream's
+        own time, which is late where the machine is."""
+        played = next(time for time, name in leg.to_server.commands() if name == "play")
+        arrived, _ = leg.to_program.first_keyframe()
+        meanwhile = [
+            message.timestamp
+            for time, message in zip(source.times, source.messages, strict=True)
+            if message.type_id in (AUDIO, VIDEO) and played < time < arrived
+        ]
+        self.assertLess(max(meanwhile, default=0) - min(meanwhile, default=0), 1000)
 
     async def assert_pictures(self, viewer: Viewer, known: list[str], track: int) -> None:
         """The player's recording can be decoded without a complaint, and its pictures are the clip's, from one on and

@@ -72,7 +72,8 @@ class OBSTests(ProgramCase):
         self.addCleanup(shutil.rmtree, home)
 
         def command(clip: str, url: str, authority: str) -> list[str]:
-            server, _, key = url.rpartition("/")
+            # It finds no addresses in certificates.
+            server, _, key = url.replace("127.0.0.1", "localhost").rpartition("/")
             write_settings(home, server, key)
             variables = [f"HOME={home}", f"XDG_CONFIG_HOME={home}", f"DISPLAY=:{display[0]}", "LIBGL_ALWAYS_SOFTWARE=1"]
             return [*vouching(authority), "env", *variables, "obs", "--startstreaming", "--multi"]
@@ -90,7 +91,7 @@ class OBSOverTLSTests(RTMPSCase, OBSTests):
 
 def vouching(authority: str) -> list[str]:
     """Begins a command for which nobody but ``authority`` vouches: it knows the system's authorities only."""
-    mount = 'mount --bind "$0" /etc/ssl/certs/ca-certificates.crt && exec "$@"'
+    mount = 'mount -t tmpfs none /etc/ssl/certs && cp "$0" /etc/ssl/certs/ && exec "$@"'
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, authority] if authority else []
 
 

@@ -88,7 +88,12 @@ def _cell(result: Result | None) -> str:
     times = f"keyframe {_time(result['keyframe after'])}"
     if "picture after" in result:
         times += f", picture {_time(result['picture after'])}"
-    return f"yes; {times}"
+    return f"{'late' if late(result) else 'yes'}; {times}"
+
+
+def late(result: Result) -> bool:
+    """Whether the second player did not have a picture within a second."""
+    return bool(max(result["keyframe after"], result.get("picture after", 0)) > 1)
 
 
 def _time(seconds: float) -> str:

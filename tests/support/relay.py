@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.wire import media
 from rtmp_twisted.wire.chunks import ChunkDecoder
-from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
+from rtmp_twisted.wire.messages import AUDIO, COMMAND_AMF0, COMMAND_AMF3, VIDEO, Message, parse_command
 from tests.support.fakes_outside import reactor, until
 from tests.support.rtmp_client import codes
 
@@ -52,6 +52,14 @@ class Tape:
     def codes(self) -> list[str]:
         """The status codes."""
         return codes(self.messages)
+
+    def commands(self) -> list[tuple[float, str]]:
+        """The commands' names, and when they had passed."""
+        return [
+            (time, parse_command(message).name)
+            for time, message in zip(self.times, self.messages, strict=True)
+            if message.type_id in (COMMAND_AMF0, COMMAND_AMF3)
+        ]
 
     def first_keyframe(self) -> tuple[float, Message]:
         """The first keyframe, and when it had passed."""
