@@ -123,10 +123,10 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     endpoints: list[Any] = [("RTMP", one, door) for one in rtmp_endpoints(settings, reactor)]
     services: list[Service] = [broker]
     if settings.rtmps:
-        from twisted.protocols.tls import TLSMemoryBIOFactory
+        from rtmp_twisted.server.tls import SecuredFactory
 
         certificates = rtmps_certificates(settings, reactor)
-        secured = TLSMemoryBIOFactory(certificates, False, factory, reactor)
+        secured = SecuredFactory(certificates, False, factory, reactor)
         where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
         endpoints.append(("RTMPS", where, Door(gate, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)

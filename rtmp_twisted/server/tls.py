@@ -16,7 +16,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -29,6 +29,14 @@ SOON = timedelta(days=7)
 """A certificate with less time left is warned of, when it is read."""
 
 _log = Logger()
+
+
+class SecuredFactory(TLSMemoryBIOFactory):
+    """TLS in front of another factory. Writes what it is given at once, where Twisted's own default collects it first:
+    media comes collected already, and what a write costs has to be seen by whoever decides how seldom to write."""
+
+    noisy = False
+    protocol = TLSMemoryBIOProtocol
 
 
 class _Connection(SSL.Connection):
