@@ -72,8 +72,8 @@ class Networks:
 
         What is no address, such as the path of a UNIX socket, is in ``*`` only.
         """
-        if self.everyone:
-            return True
+        if self.everyone or not self.networks:
+            return self.everyone
         try:
             parsed = ip_address(address.partition("%")[0])  # an interface may follow a link-local address
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from twisted.application.service import Service
@@ -119,6 +120,7 @@ class RTMPService(Service):
             protocol.abort("the server is stopping")
 
 
+@lru_cache(1024)  # asked several times for each connection
 def textual_ip(host: str) -> str:
     """An address as logs, limits and callbacks want it: IPv4 where it is an IPv4-mapped IPv6 address."""
     try:
