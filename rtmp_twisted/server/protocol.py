@@ -8,10 +8,11 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import error
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.server.outlet import outlet_for
@@ -46,6 +47,7 @@ _log = Logger()
 _SILENT_ENDS = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
 
 
+@implementer(IHandshakeListener)
 class RTMPProtocol(Protocol):
     """One client. Made by `RTMPFactory`, which calls `check` every second."""
 
@@ -82,6 +84,10 @@ class RTMPProtocol(Protocol):
             pass  # not TCP
         self.outlet = outlet_for(transport, self._clock, self._session.resume)
         self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
+
+    def handshakeCompleted(self) -> None:
+        """TLS is ready. With version 1.3 nothing needs to be answered, and the client has to wait for no answer."""
+        self._acknowledge_at_once()
 
     def dataReceived(self, data: bytes) -> None:
         self._heard_at = now = self._clock.seconds()

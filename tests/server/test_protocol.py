@@ -9,6 +9,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.server import protocol
@@ -37,7 +38,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(switched, [True])
 
     def test_a_client_s_commands_are_acknowledged_at_once(self) -> None:
-        """TCP_QUICKACK is set anew for each read, until the client publishes or plays."""
+        """TCP_QUICKACK is set anew when TLS is ready, and for each read until the client publishes or plays."""
         options: list[tuple[int, ...]] = []
 
         class Socket:
@@ -48,12 +49,16 @@ class TransportTests(SynchronousTestCase):
             socket = Socket()
 
         made = World().factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 50000))
-        assert made is not None
+        assert isinstance(made, protocol.RTMPProtocol)
         made.makeConnection(TCP("192.0.2.1"))
+        self.assertTrue(IHandshakeListener.providedBy(made))
+        options.clear()
+        made.handshakeCompleted()
         for read in HANDSHAKE[:9], HANDSHAKE[9:]:
+            self.assertEqual(options, [(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)])
             options.clear()
             made.dataReceived(read)
-            self.assertEqual(options, [(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)])
+        self.assertEqual(options, [(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)])
 
 
 class HandshakeTests(SynchronousTestCase):

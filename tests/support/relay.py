@@ -10,10 +10,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
-from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import IHandshakeListener, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 from rtmp_twisted.wire import media
 from rtmp_twisted.wire.chunks import ChunkDecoder
@@ -79,6 +80,7 @@ def is_keyframe(message: Message) -> bool:
     return message.type_id == VIDEO and media.classify_video(message.body) == media.KEYFRAME
 
 
+@implementer(IHandshakeListener)
 class Leg(Protocol):
     """One connection of a program, and the relay's own to the server in its name."""
 
@@ -98,6 +100,9 @@ class Leg(Protocol):
         self.transport.setTcpNoDelay(True)
         self._relay.legs.append(self)
         connectProtocol(self._relay.upstream, _ServerSide(self)).addErrback(lambda _: self.transport.abortConnection())
+
+    def handshakeCompleted(self) -> None:
+        self.transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def dataReceived(self, data: bytes) -> None:
         self.transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
