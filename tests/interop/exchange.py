@@ -115,8 +115,9 @@ class ExchangeCase(TestCase):
         await within(program.ended)
         for viewer, leg in (early, early_leg), (late, late_leg):
             await leg.until_told("NetStream.Play.UnpublishNotify")
-            if not player.leaves:
+            if not player.leaves:  # also when it has just connected anew, and waits
                 viewer.program.signal(signal.SIGINT)
+                viewer.relay.hang_up()
             await within(viewer.program.ended)
         sent = source.legs[0].to_server.media
         if publisher.jumps:

@@ -30,10 +30,14 @@ _ENCODERS: dict[str, tuple[str, ...]] = {
     "HEVC": (*_PICTURE, "-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none", "-g", str(GROUP)),
     "AV1": (*_PICTURE, "-c:v", "libsvtav1", "-preset", "12", "-g", str(GROUP), "-svtav1-params", "lookahead=0"),
     "VP9": (*_PICTURE, "-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", str(GROUP)),
+    "H.263": (*_PICTURE, "-c:v", "flv1", "-g", "600"),
     "AAC": (*_TONE, "-c:a", "aac"),
     "Opus": (*_TONE, "-c:a", "libopus"),
     "FLAC": (*_TONE, "-c:a", "flac"),
     "MP3": (*_TONE, "-c:a", "libmp3lame"),
+    "AC-3": (*_TONE, "-c:a", "ac3"),
+    "E-AC-3": (*_TONE, "-c:a", "eac3"),
+    "G.711": (*_TONE, "-c:a", "pcm_mulaw", "-ar", "8000", "-ac", "1"),
 }
 VIDEO = frozenset(codec for codec, encoder in _ENCODERS.items() if "-c:v" in encoder)
 

@@ -188,6 +188,12 @@ class Relay(Factory):
         for leg in self.legs:
             leg.go_dead()
 
+    def hang_up(self) -> None:
+        """Ends the program's connections in good order, and lets it make no more."""
+        self.dead = True
+        for leg in self.legs:
+            leg.transport.loseConnection()
+
     async def until_connected(self) -> None:
         """Fires when the program has connected."""
         await until(lambda: self.legs, "a connection")
