@@ -5,6 +5,7 @@ Both take their time with each answer, deny and spoil some, and write all down i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
@@ -30,6 +31,7 @@ class Party(Protocol):
     """Who decides."""
 
     record: Record
+    decider: Decider
     way: Way
     """How the server that runs now asks."""
 
@@ -44,15 +46,36 @@ class Party(Protocol):
 
 
 class Decider:
-    """What to say to a publish, after which time."""
+    """What to say to a publish, and when."""
 
     def __init__(self, record: Record, random: Random) -> None:
         self.record = record
         self._random = random
         self._last_id = 0
+        self._held: list[Callable[[], None]] | None = None
+
+    def later(self, answer: Callable[[], None]) -> IDelayedCall:
+        """Answers a question after some time."""
+        call: IDelayedCall = reactor.callLater(self.delay(), self._answer, answer)
+        return call
 
     def delay(self, longest: float = LONGEST_DELAY) -> float:
         return self._random.uniform(0, longest)
+
+    def hold(self) -> None:
+        """From now on no question gets its answer, until `release`."""
+        self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held or [], None
+        for answer in held:
+            answer()
+
+    def _answer(self, answer: Callable[[], None]) -> None:
+        if self._held is None:
+            answer()
+        else:
+            self._held.append(answer)
 
     def decide(self, stream: Stream) -> str | None:
         """The stream's id, or None where the publish is denied."""
@@ -71,9 +94,10 @@ class Application:
 
     def __init__(self, record: Record, random: Random, secret: str) -> None:
         self.record = record
-        self._decider = Decider(record, random)
+        self.decider = Decider(record, random)
         self._ways: dict[str, Way] = {}
         self._pending: dict[Request, tuple[Stream | None, IDelayedCall]] = {}
+        self._deserted: set[Request] = set()
         self._going_down = False
         self._http = HTTPApp(secret)
         self._http.answer = self._heard
@@ -116,36 +140,40 @@ class Application:
         way = self._ways[claims["rtmp_host"]]
         if event.name == "start":
             asked = self.record.ask(way, claims["channel"], claims["key"])
-            answer = reactor.callLater(self._decider.delay(), self._answer_start, request, asked)
-            self._pending[request] = asked, answer
+            self._pending[request] = asked, self.decider.later(lambda: self._answer_start(request, asked))
         else:
             ended = self.record.end(way, claims["channel"], claims["stream_id"], claims["key"])
-            answer = reactor.callLater(self._decider.delay(LONGEST_DELAY_OF_END), self._answer_stop, request, ended)
-            self._pending[request] = ended, answer
-        request.notifyFinish().addErrback(lambda _: self._drop(request))
+            delay = self.decider.delay(LONGEST_DELAY_OF_END)
+            self._pending[request] = ended, reactor.callLater(delay, self._answer_stop, request, ended)
+        request.notifyFinish().addErrback(lambda _: self._deserted.add(request))
         if self._going_down:
             self._drop(request)
         return NOT_DONE_YET
 
     def _answer_start(self, request: Request, stream: Stream) -> None:
         del self._pending[request]
-        stream_id = self._decider.decide(stream)
+        stream_id = self.decider.decide(stream)
         if stream_id is None:
             request.setResponseCode(403)
         else:
             request.setHeader("stream-id", stream_id)
-        request.finish()
+        self._finish(request)
 
     def _answer_stop(self, request: Request, stream: Stream | None) -> None:
         del self._pending[request]
         if stream is not None:
             self.record.tell(stream)
-        request.finish()
+        self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        """Sends the answer. As most applications, this one has decided without a look at who still waits for it."""
+        if request in self._deserted:
+            self._deserted.discard(request)
+        else:
+            request.finish()
 
     def _drop(self, request: Request) -> None:
-        """There will be no answer: the application goes down, or nobody waits for it any more."""
-        if request not in self._pending:
-            return
+        """There will be no answer, as the application goes down."""
         stream, answer = self._pending.pop(request)
         answer.cancel()
         if stream is None:
@@ -161,7 +189,7 @@ class Coordination:
 
     def __init__(self, record: Record, random: Random, secret: str) -> None:
         self.record = record
-        self._decider = Decider(record, random)
+        self.decider = Decider(record, random)
         self._server = ""
         self._ways: dict[Visit, Way] = {}
         self._request_ids: set[tuple[Visit, str]] = set()
@@ -221,20 +249,20 @@ class Coordination:
     def _heard(self, visit: Visit, kind: str, parameters: dict[str, str]) -> None:
         way = self._ways[visit]
         if kind == "PUBLISH-END":
-            stream = self.record.end(way, parameters["stream-channel"], parameters["stream-id"])
-            if stream is not None:
-                self.record.tell(stream)  # there is no answer to it
+            ended = self.record.end(way, parameters["stream-channel"], parameters["stream-id"])
+            if ended is not None:
+                self.record.tell(ended)  # there is no answer to it
         elif kind == "PUBLISH-REQUEST":
             request_id = parameters["request-id"]
             if (visit, request_id) in self._request_ids or parameters["user-ip"] != "127.0.0.1":
                 self.record.problems.append(f"a wrong request: {parameters}")
             self._request_ids.add((visit, request_id))
             stream = self.record.ask(way, parameters["stream-channel"], parameters["stream-key"])
-            reactor.callLater(self._decider.delay(), self._answer, visit, request_id, stream)
+            self.decider.later(lambda: self._answer(visit, request_id, stream))
 
     def _answer(self, visit: Visit, request_id: str, stream: Stream) -> None:
         if visit not in self._coordinator.visits:
             return
         about = f"Request-ID:{request_id}\nStream-Channel:{stream.channel}\n"
-        stream_id = self._decider.decide(stream)
+        stream_id = self.decider.decide(stream)
         visit.say(f"PUBLISH-DENY\n{about}" if stream_id is None else f"PUBLISH-ACCEPT\n{about}Stream-ID:{stream_id}\n")

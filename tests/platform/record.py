@@ -196,6 +196,10 @@ class Record:
 
     # What must hold
 
+    def under_way(self) -> list[Publish]:
+        """The publishes whose publisher has not gone."""
+        return [publish for of_one_key in self.publishes.values() for publish in of_one_key if not publish.over]
+
     def owed(self) -> list[Stream]:
         """The streams whose publisher has gone and whose end has not come yet."""
         return [stream for stream in self.open if all(publish.over for publish in self.publishes[stream.key])]

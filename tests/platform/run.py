@@ -121,7 +121,7 @@ class Stage:
             await self._stop_server()
         except AssertionError as error:
             problems.append(str(error))
-            problems += [f"{stream}: no end" for stream in self.record.owed()]
+            problems += [f"{stream}: no end" for stream in self.record.owed() if stream.accepted]
             self._look_at_log()
             self.record.cut(self._party.way)
             await self._server.kill()
@@ -164,8 +164,15 @@ class Stage:
         await self._server.until("connected to Redis")
 
     async def _stop_server(self) -> None:
+        """By SIGTERM. What is being asked is answered only when all publishers have been disconnected."""
         self.record.stopping(self._party.way)
+        self._party.decider.hold()
+        publishes = self.record.under_way()
         self._server.signal(signal.SIGTERM)
+        await until(lambda: all(publish.over for publish in publishes), "the end of all connections")
+        if self.record.asking():
+            await deferLater(reactor, 0.5)  # in which it has time to go too early
+        self._party.decider.release()
         status = await within(self._server.ended)
         if status != 0:
             self.outcome.problems.append(f"SIGTERM ended {self._party.way.name} with status {status}")
