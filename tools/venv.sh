@@ -24,7 +24,7 @@ install_debian() {
     fi
     "${as_root[@]}" apt-get -qq update </dev/null >&2
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install --no-install-recommends -y "$@" </dev/null >&2
+        apt-get -qq install --no-install-recommends -y "$@" </dev/null >/dev/null # what it has to say goes to stderr
 }
 
 find_python() {
