@@ -99,10 +99,12 @@ class Crowd:
         """One that is on air, and that does not leave from now on by itself."""
 
         def candidates() -> list[Broadcast]:
+            known = self.record.on_air()  # ffmpeg may take a second to see that it is not on air any more
             return [
                 broadcast
                 for broadcast in self.on_air
-                if broadcast.publish.on_air and not broadcast.held and (broadcast.connection is not None or not cheap)
+                if broadcast.publish.on_air and broadcast.publish.key in known and not broadcast.held
+                if broadcast.connection is not None or not cheap
             ]
 
         await until(candidates, "a publish on air")

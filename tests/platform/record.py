@@ -196,6 +196,10 @@ class Record:
 
     # What must hold
 
+    def on_air(self) -> dict[str, Stream]:
+        """The streams that were accepted and have no end yet, by key."""
+        return {stream.key: stream for stream in self.open if stream.accepted}
+
     def under_way(self) -> list[Publish]:
         """The publishes whose publisher has not gone."""
         return [publish for of_one_key in self.publishes.values() for publish in of_one_key if not publish.over]

@@ -119,8 +119,8 @@ class Stage:
             await until(lambda: not self.record.open, "the end of all")
             await self._check_empty()
             await self._stop_server()
-        except AssertionError as error:
-            problems.append(str(error))
+        except Exception as error:
+            problems.append(f"{type(error).__name__}: {error}")
             problems += [f"{stream}: no end" for stream in self.record.owed() if stream.accepted]
             self._look_at_log()
             self.record.cut(self._party.way)
@@ -231,8 +231,7 @@ class Stage:
         other.leave()
 
     def _stream_id(self, victim: Broadcast) -> str:
-        [stream] = [stream for stream in self.record.open if stream.key == victim.publish.key]
-        return stream.stream_id
+        return self.record.on_air()[victim.publish.key].stream_id
 
     async def _command(self, text: str) -> None:
         """Says so on the Redis channel, as soon as the server listens there."""
