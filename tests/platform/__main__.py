@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -38,7 +39,8 @@ class Cleanups:
             await maybeDeferred(function, *arguments)
 
 
-async def watched(options: argparse.Namespace, cleanups: Cleanups) -> None:
+async def watched(options: argparse.Namespace, cleanups: Cleanups, verdict: list[int]) -> None:
+    """The run, with a line for each thing that happens. Adds the exit status to ``verdict``."""
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -50,7 +52,7 @@ async def watched(options: argparse.Namespace, cleanups: Cleanups) -> None:
     print(*outcomes, sep="\n")
     wrong = sum(len(outcome.problems) for outcome in outcomes)
     print(f"WRONG in {wrong} places" if wrong else "right: nothing missing, nothing twice, every id the right one")
-    sys.exit(1 if wrong else 0)
+    verdict.append(1 if wrong else 0)
 
 
 def main() -> None:
@@ -65,9 +67,13 @@ def main() -> None:
     add("--ffmpegs", type=int, default=2, help="ffmpegs at a time that publish (default: %(default)s)")
     add("--seed", type=int, default=int(time.time()), help="for the choices that are made (default: the time)")
     options = parser.parse_args()
+    if options.publishers < 4 or options.ffmpegs < 0:
+        parser.error("there have to be 4 cheap publishers at least: some are killed while others are spared")
     print(f"seed {options.seed}")
-    with tempfile.TemporaryDirectory(prefix="platform-") as directory:
-        react(lambda _: Deferred.fromCoroutine(watched(options, Cleanups(directory))))
+    verdict: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="platform-") as directory, contextlib.suppress(SystemExit):
+        react(lambda _: Deferred.fromCoroutine(watched(options, Cleanups(directory), verdict)))
+    sys.exit(verdict[0] if verdict else "platform: it did not get to its end")
 
 
 main()
