@@ -138,6 +138,12 @@ class Leg(Protocol):
             self._server.transport.abortConnection()
 
 
+class _NoLeg(Protocol):
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()
+
+
 class _ServerSide(Protocol):
     def __init__(self, leg: Leg) -> None:
         self._leg = leg
@@ -179,8 +185,8 @@ class Relay(Factory):
         port: int = listening.getHost().port
         return port
 
-    def buildProtocol(self, addr: Any) -> Leg | None:
-        return None if self.dead else Leg(self)
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return _NoLeg() if self.dead else Leg(self)  # TLS in between takes no None
 
     def go_dead(self) -> None:
         """From now on nothing passes on any connection, and nobody is told."""
