@@ -21,6 +21,8 @@ from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.wire import media, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
+_TRACK_0 = (0,)
+
 LEAD_MILLISECONDS = 60_000
 """After so long without a keyframe of the video track that leads, another one leads."""
 
@@ -51,6 +53,8 @@ class Channel:
         self.received_bytes = 0
         self.keyframe_interval: int | None = None
         """Milliseconds between the publisher's last two keyframes, by its own clock; None until there were two."""
+        self.video_tracks: set[int] = set()
+        """Those that have had a keyframe, in this publish."""
         self.skips = 0
         self.skipped_bytes = 0
         self._past = Traffic()  # of publishes that have ended and players that have left
@@ -60,12 +64,11 @@ class Channel:
         self._cost = 0.0
         self._due = 0.0
         self._timer: IDelayedCall | None = None
-        self._headers = KeptHeaders(options.chunk_size)
+        self._headers = KeptHeaders(name, options.chunk_size)
         self._timeline = Timeline()
         self._lost_at: float | None = None  # when its publisher was lost, until players are told or another comes
         self._held: set[Player] = set()  # who came since then
         self._has_video = False
-        self._keyframe_seen = False
         self._lead = 0  # the track whose keyframes begin groups of pictures
         self._led_at = 0
         self.players: set[Player] = set()
@@ -108,16 +111,11 @@ class Channel:
         kind = media.OTHER
         if type_id == VIDEO:
             kind = media.classify_video(body)
-            if kind == media.FRAME:
-                if not self._keyframe_seen:
-                    self.dropped += 1
-                    return
-            elif kind == media.KEYFRAME:
-                if self._leads(message):
-                    self._keyframe_seen = True
-                    self._begin_group()
-            elif kind == media.HEADER:
+            if kind == media.HEADER:
                 self._has_video = True
+            elif kind != media.OTHER and not self._begin_frame(body, timestamp, kind == media.KEYFRAME):
+                self.dropped += 1
+                return
         elif type_id == AUDIO:
             kind = media.classify_audio(body)
         header = kind == media.HEADER
@@ -241,12 +239,12 @@ class Channel:
         groups = self.log.groups
         cache = player.cache
         # A whole stream is kept from its beginning on, which is no keyframe: not what a cache of one group gives.
-        if cache is Cache.NO or not groups or (cache is Cache.GOP and not self._keyframe_seen):
+        if cache is Cache.NO or not groups or (cache is Cache.GOP and not self.video_tracks):
             self.start_next(player)
             return
         self.start_at_group(player, groups[-1] if cache is Cache.GOP else groups[0])
         if cache is Cache.CLEAR:
-            if self._keyframe_seen:
+            if self.video_tracks:
                 self.log.keep_one_group()
             else:
                 self.log.restart(whole=False)
@@ -280,6 +278,8 @@ class Channel:
 
     def reconsider(self, player: Player) -> None:
         """What the player wants to get has changed."""
+        if player.waits_for_video and len(self.video_tracks) > 1:
+            player.lacks(self.video_tracks)
         if player in self._keeping_up and not player.plain:
             del self._keeping_up[player]
             player.place(self.log.head, 0)
@@ -297,6 +297,8 @@ class Channel:
         self._remove(player)
         self._behind.add(player)
         player.start(block, headers or self._headers.now(), self.log)
+        if len(self.video_tracks) > 1:
+            player.lacks(self.video_tracks.difference(block.tracks_of(0)[0]))
         self._advance(player)
 
     def _advance(self, player: Player) -> None:
@@ -340,32 +342,43 @@ class Channel:
             player.place(first, taken)
             self._advance(player)  # at once: others on its connection must find it between two messages
 
-    def _leads(self, keyframe: Message) -> bool:
+    def _begin_frame(self, body: bytes, timestamp: int, keyframe: bool) -> bool:
+        """Whether a video frame can be of use: its track has had a keyframe, in this publish."""
+        tracks = media.tracks(VIDEO, body) if media.may_be_multitrack(body) else _TRACK_0
+        leads = keyframe and self._leads(tracks, timestamp)
+        if leads:
+            self._has_video = True
+            self.log.begin_group(self._headers.now())
+        if keyframe:
+            self.video_tracks.update(tracks)
+        elif self.video_tracks.isdisjoint(tracks):
+            return False
+        if tracks is not _TRACK_0 or len(self.video_tracks) > 1:
+            self.log.note_tracks(tracks, keyframe)
+        if leads:
+            for player in list(self._waiting):
+                self.start_at_group(player, self.log.tail)
+        return True
+
+    def _leads(self, tracks: tuple[int, ...], timestamp: int) -> bool:
         """Whether a keyframe begins a group of pictures: one of the track that had the first.
 
         Where each track comes in messages of its own, the other tracks' keyframes follow that one, in its group.
         """
-        tracks = media.tracks(VIDEO, keyframe.body) or (0,)
         if self._lead not in tracks:
-            if self._keyframe_seen and keyframe.timestamp - self._led_at < LEAD_MILLISECONDS:
+            if self.video_tracks and timestamp - self._led_at < LEAD_MILLISECONDS:
                 return False
             self._lead = tracks[0]
-        if self._keyframe_seen:
-            self.keyframe_interval = keyframe.timestamp - self._led_at & 0xFFFFFFFF
-        self._led_at = keyframe.timestamp
+        if self.video_tracks:
+            self.keyframe_interval = timestamp - self._led_at & 0xFFFFFFFF
+        self._led_at = timestamp
         return True
-
-    def _begin_group(self) -> None:
-        self._has_video = True
-        self.log.begin_group(self._headers.now())
-        for player in list(self._waiting):
-            self.start_at_group(player, self.log.tail)
 
     def _forget(self) -> None:
         """Nothing of a publish is known any more."""
-        self._headers = KeptHeaders(self._options.chunk_size)
+        self._headers = KeptHeaders(self.name, self._options.chunk_size)
         self._has_video = False
-        self._keyframe_seen = False
+        self.video_tracks.clear()
         self.keyframe_interval = None
 
     def _append(self, message: Message) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.logger import Logger
+
 from rtmp_twisted.wire import chunks, media
 from rtmp_twisted.wire.messages import AUDIO, COMMAND_AMF0, DATA_AMF0, DATA_AMF3, USER_CONTROL, VIDEO, Message
 
@@ -11,6 +13,10 @@ PLAYER_STREAM_ID = 1
 CHUNK_STREAM_IDS = {USER_CONTROL: 2, COMMAND_AMF0: 3, AUDIO: 4, DATA_AMF0: 5, DATA_AMF3: 5, VIDEO: 6}
 """Chunk stream by message type; 2 is prescribed for control messages (section 5.4), the others are free.
 All fit a one-byte basic header, so a message's stream id stands at a fixed place (`restream`)."""
+
+
+MAX_KEPT = 1024 * 1024
+"""Bytes of metadata and codec headers that are kept at most; a hundred times what any known encoder sends."""
 
 
 class Headers:
@@ -43,30 +49,55 @@ class Headers:
 
 
 class KeptHeaders:
-    """The headers of one publish, as they come in and replace each other."""
+    """The headers of one publish on channel ``name``, as they come in and replace each other. `MAX_KEPT` at most."""
 
-    def __init__(self, chunk_size: int) -> None:
+    _log = Logger()
+
+    def __init__(self, name: str, chunk_size: int) -> None:
+        self._name = name
         self._chunk_size = chunk_size
         self._metadata: Message | None = None
         self._codecs: dict[media.Slot, Message] = {}
         self._now: Headers | None = None
+        self._overflowed = False
 
-    def keep_metadata(self, message: Message | None) -> None:
-        """Keeps an ``onMetaData`` message in place of the one before; None: there is none any more."""
-        self._metadata = message
+    def keep_metadata(self, message: Message) -> None:
+        """Keeps an ``onMetaData`` message in place of the one before."""
+        self._metadata = None
+        if self._fits(message):
+            self._metadata = message
         self._now = None
 
     def keep(self, message: Message) -> None:
         """Keeps a message that `media` calls a header, in place of those for the same tracks."""
-        for slot in media.header_slots(message.type_id, message.body):
-            self._codecs[slot] = message
+        slots = media.header_slots(message.type_id, message.body)
+        for slot in slots:
+            self._codecs.pop(slot, None)
+        if self._fits(message):
+            # Behind all others: one of those may have had some of these tracks among its own.
+            self._codecs.update(dict.fromkeys(slots, message))
         self._now = None
 
     def now(self) -> Headers:
         """The headers at this moment; the same object until one changes."""
         if self._now is None:
-            kept = [] if self._metadata is None else [self._metadata]
-            # One message may configure several tracks, yet is sent once.
-            kept += {id(message): message for message in self._codecs.values()}.values()
-            self._now = Headers(tuple(kept), self._chunk_size)
+            self._now = Headers(tuple(self._kept()), self._chunk_size)
         return self._now
+
+    def _kept(self) -> list[Message]:
+        kept = [] if self._metadata is None else [self._metadata]
+        # One message may configure several tracks, yet is sent once.
+        return kept + list({id(message): message for message in self._codecs.values()}.values())
+
+    def _fits(self, message: Message) -> bool:
+        size = len(message.body)
+        if size + sum(len(kept.body) for kept in self._kept()) <= MAX_KEPT:
+            return True
+        if not self._overflowed:
+            self._overflowed = True
+            self._log.warn(
+                "channel {name!r}: {size} bytes of headers or metadata are passed on, but not kept for joining players",
+                name=self._name,
+                size=size,
+            )
+        return False

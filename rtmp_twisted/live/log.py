@@ -11,10 +11,17 @@ alive, and nobody else does: there is no bookkeeping of who still needs what. Us
 from __future__ import annotations
 
 from collections import deque
+from typing import TypeAlias
 
 from rtmp_twisted.live.headers import CHUNK_STREAM_IDS, PLAYER_STREAM_ID, Headers
 from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import USER_CONTROL
+
+Tracks: TypeAlias = tuple[tuple[int, ...], bool]
+"""Ids of video tracks, and whether a message is a keyframe of them."""
+
+_TRACK_0: Tracks = (0,), True
+"""Of messages that were alone on track 0: the first of them in a group of pictures is its keyframe."""
 
 
 class Block:
@@ -25,10 +32,11 @@ class Block:
     ``number`` the messages before it, ``timestamp`` that of its first message (before there is one: of the last
     before it).
     A keyframe is always the first message of its block; such a block (``headers`` is not None) begins a group of
-    pictures.
+    pictures. ``tracks`` has, by their place in the block, the video messages since there was more than one track, and
+    those of any track but 0.
     """
 
-    __slots__ = ("data", "ends", "following", "headers", "number", "position", "timestamp", "types")
+    __slots__ = ("data", "ends", "following", "headers", "number", "position", "timestamp", "tracks", "types")
 
     def __init__(self, position: int, timestamp: int, number: int) -> None:
         self.data = b""
@@ -39,6 +47,11 @@ class Block:
         self.number = number
         self.position = position
         self.timestamp = timestamp
+        self.tracks: dict[int, Tracks] | None = None
+
+    def tracks_of(self, number: int) -> Tracks:
+        """The video tracks of the message at a place, and whether it can be the first of them that is decoded."""
+        return _TRACK_0 if self.tracks is None else self.tracks.get(number, _TRACK_0)
 
 
 class Log:
@@ -81,6 +94,12 @@ class Log:
         tail.ends.append(self._length)
         tail.types.append(0 if header else type_id)
         return len(tail.ends)
+
+    def note_tracks(self, tracks: tuple[int, ...], keyframe: bool) -> None:
+        """What the next message is for."""
+        if self.tail.tracks is None:
+            self.tail.tracks = {}
+        self.tail.tracks[len(self.tail.ends)] = tracks, keyframe
 
     def seal(self) -> None:
         """Closes the tail, if it holds anything, and opens a new one."""

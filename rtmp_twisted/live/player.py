@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers
@@ -69,8 +69,8 @@ class Player:
     """``key`` is what the publisher's has to be; ``stream_id`` the message stream it plays on."""
 
     __slots__ = (
-        "_audio", "_block", "_due", "_first", "_headers", "_lag_limit", "_lost_at", "_offset", "_outlet", "_sent",
-        "_sent_messages", "_stretch", "_video", "_video_held", "cache", "channel", "key", "owner", "paused",
+        "_audio", "_block", "_due", "_first", "_headers", "_lacking", "_lag_limit", "_lost_at", "_offset", "_outlet",
+        "_sent", "_sent_messages", "_stretch", "_video", "_video_held", "cache", "channel", "key", "owner", "paused",
         "stream_id",
     )  # fmt: skip
 
@@ -84,6 +84,7 @@ class Player:
         self._outlet = outlet
         self._audio = self._video = True
         self._video_held = False  # until the next keyframe
+        self._lacking: set[int] = set()  # video tracks whose next keyframe it waits for
         self._block: Block | None = None  # None: at the log's head, or without a place in it
         self._offset = 0
         self._headers: Headers | None = None  # sent last
@@ -102,7 +103,17 @@ class Player:
     @property
     def plain(self) -> bool:
         """Whether the log's own bytes are what this player gets."""
-        return self.stream_id == PLAYER_STREAM_ID and self._audio and self._video and not self._video_held
+        whole = self._audio and self._video and not self._video_held and not self._lacking
+        return whole and self.stream_id == PLAYER_STREAM_ID
+
+    @property
+    def waits_for_video(self) -> bool:
+        """Whether its video has been turned on, and there has been no keyframe since then."""
+        return self._video_held
+
+    def lacks(self, tracks: Iterable[int]) -> None:
+        """It gets nothing of these video tracks before a keyframe. Called by the channel."""
+        self._lacking = set(tracks)
 
     def receive(self, audio: bool | None = None, video: bool | None = None) -> None:
         """What the player wants to get (None: as before). Video that is turned on waits for a keyframe."""
@@ -181,6 +192,8 @@ class Player:
                 self._advance_plain(self._block, head)
             else:
                 self._advance_changed(self._block)
+        if self._lacking and self._block is head:
+            self._lacking &= channel.video_tracks  # another one begins with a keyframe anyway
         if self._block is head and self.plain and not outlet.blocked:
             self._block = None
             self._lag_limit = MAX_LAG
@@ -224,10 +237,11 @@ class Player:
             self._video_held = False
         parts: list[bytearray] = []
         start = 0
-        for type_id, end in zip(block.types, block.ends, strict=True):
-            wanted = (
-                self._audio if type_id == AUDIO else self._video and not self._video_held if type_id == VIDEO else True
-            )
+        for number, (type_id, end) in enumerate(zip(block.types, block.ends, strict=True)):
+            if type_id == VIDEO:
+                wanted = self._video and not self._video_held and self._can_decode(block, number)
+            else:
+                wanted = self._audio or type_id != AUDIO
             if wanted and start >= self._offset:
                 parts.append(restream(bytearray(block.data[start:end]), self.stream_id))
             start = end
@@ -235,6 +249,16 @@ class Player:
         self._offset = 0
         if parts:
             self._outlet.write(b"".join(parts))
+
+    def _can_decode(self, block: Block, number: int) -> bool:
+        """Whether a video message is of a track that the player has had a keyframe of, or is one."""
+        if not self._lacking:
+            return True
+        tracks, keyframe = block.tracks_of(number)
+        if keyframe:
+            self._lacking.difference_update(tracks)
+            return True
+        return not self._lacking.issuperset(tracks)
 
     def _skip(self, channel: Channel) -> None:
         """Too far behind: on to the newest keyframe, or, where that is not kept, to what comes next."""

@@ -166,6 +166,11 @@ def header_slots(type_id: int, body: bytes) -> tuple[Slot, ...]:
     return tuple((media, track_id, kind) for track_id in _distinct(packet))
 
 
+def may_be_multitrack(body: bytes) -> bool:
+    """Whether a video message that is not empty may be of another track than 0: `tracks` tells."""
+    return body[0] & 0x8E == 0x86  # Multitrack or ModEx
+
+
 def tracks(type_id: int, body: bytes) -> tuple[int, ...]:
     """The ids (0 to 255) of the tracks that a media message carries, without repetition.
 

@@ -198,7 +198,7 @@ class JoinTests(SynchronousTestCase):
         channel.publish(changed)
         last = group(channel, 2)
         self.assertEqual(early.bodies()[-len(last) - 1 :], [changed.body, *last])
-        self.assertEqual(join(channel).bodies(), [changed.body, AAC_HEADER.body, *last])
+        self.assertEqual(join(channel).bodies(), [AAC_HEADER.body, changed.body, *last])
 
     def test_other_streams(self) -> None:
         channel = on_air(make_channel(chunk_size=128))
