@@ -16,6 +16,7 @@ from typing import Any
 from attrs import define
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.wire import media
@@ -115,10 +116,10 @@ class ExchangeCase(TestCase):
         await within(program.ended)
         for viewer, leg in (early, early_leg), (late, late_leg):
             await leg.until_told("NetStream.Play.UnpublishNotify")
-            if not player.leaves:  # also when it has just connected anew, and waits
-                viewer.program.signal(signal.SIGINT)
-                viewer.relay.hang_up()
-            await within(viewer.program.ended)
+            if player.leaves:
+                await within(viewer.program.ended)
+            else:
+                await self.interrupt(viewer)
         sent = source.legs[0].to_server.media
         if publisher.jumps:
             sent = _with_times_of(sent, early_leg.to_program.media)
@@ -135,6 +136,17 @@ class ExchangeCase(TestCase):
             for viewer in early, late:
                 await self.assert_pictures(viewer, known, track)
         return found
+
+    async def interrupt(self, viewer: Viewer) -> None:
+        """Ends a player that waits for the next publish, also when it has just connected anew. rtmpsrc sometimes does
+        not hear the first interrupt."""
+        viewer.relay.hang_up()
+        interrupts = LoopingCall(viewer.program.signal, signal.SIGINT)
+        interrupts.start(10)
+        try:
+            await within(viewer.program.ended)
+        finally:
+            interrupts.stop()
 
     def assert_all_arrived(self, sent: list[Message], received: list[Message]) -> int:
         """From its first frame on, the player was sent all that the publisher sent, bit by bit and with its times, up
