@@ -24,6 +24,7 @@ from rtmp_twisted.running import Running
 from rtmp_twisted.server.door import Door
 from rtmp_twisted.server.factory import RTMPFactory, RTMPService
 from rtmp_twisted.server.gate import Gate, most_connections
+from rtmp_twisted.server.intake import Intake
 from rtmp_twisted.server.names import NameRules
 from rtmp_twisted.server.session import SessionOptions
 from rtmp_twisted.settings import Settings, option_parameters
@@ -116,6 +117,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             max_publish_rate=settings.max_publish_kbps * 1000 / 8,
         ),
         gate,
+        Intake(reactor),
         debug=settings.log_debug,
         trace=settings.log_trace,
     )

@@ -14,22 +14,29 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtmp_twisted.server.gate import Gate
+from rtmp_twisted.server.intake import Intake
 from rtmp_twisted.server.protocol import RTMPProtocol
 from rtmp_twisted.server.session import SessionOptions
 from rtmp_twisted.server.text import address
 
 
 class RTMPFactory(Factory):
-    """``gate`` is told of each connection; without one there are no limits. ``debug`` and ``trace``: whether such log
-    events are wanted at all."""
+    """``gate`` is told of each connection; without one there are no limits. ``intake`` reads what publishers send;
+    without one each transport does. ``debug`` and ``trace``: whether such log events are wanted at all."""
 
     noisy = False
 
     def __init__(
-        self, options: SessionOptions, gate: Gate | None = None, debug: bool = False, trace: bool = False
+        self,
+        options: SessionOptions,
+        gate: Gate | None = None,
+        intake: Intake | None = None,
+        debug: bool = False,
+        trace: bool = False,
     ) -> None:
         self.options = options
         self.gate = gate or Gate()
+        self.intake = intake
         self.debug = debug
         self.trace = trace
         self.connections: set[RTMPProtocol] = set()

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtmp_twisted.logs import SessionLog
-from rtmp_twisted.server.outlet import outlet_for
+from rtmp_twisted.server.outlet import SocketOutlet, outlet_for
 from rtmp_twisted.server.session import MAX_MESSAGE_BEFORE_PUBLISH, Session
 from rtmp_twisted.server.text import amount, duration
 from rtmp_twisted.wire import chunks, messages
@@ -90,7 +90,14 @@ class RTMPProtocol(Protocol):
         self._acknowledge_at_once()
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard_at = now = self._clock.seconds()
+        self.receive(data)
+        self.received_all()
+
+    # What the intake calls, or dataReceived
+
+    def receive(self, data: bytes) -> None:
+        """Some bytes have come; `received_all` follows. Never raises."""
+        self._heard_at = self._clock.seconds()
         self._received += len(data)
         if self._closing is not None:
             return
@@ -104,18 +111,31 @@ class RTMPProtocol(Protocol):
                 session.receive(message)
                 if self._closing is not None:
                     return
-            session.received_all(now)
-            if self._received - self._acknowledged >= session.window:
-                self._acknowledged = self._received
-                self.send(messages.acknowledgement(self._received))
         except ProtocolError as problem:
             self.abort(str(problem))
         except Exception:
-            self.log.failure("a bug, which ends this connection")
-            self.abort("internal error")
+            self._fail()
+
+    def received_all(self) -> None:
+        """What has come is handed on. Never raises."""
+        if self._closing is not None:
+            return
+        session = self._session
+        try:
+            session.received_all(self._heard_at)
+            if self._received - self._acknowledged >= session.window:
+                self._acknowledged = self._received
+                self.send(messages.acknowledgement(self._received))
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        self.log.failure("a bug, which ends this connection")
+        self.abort("internal error")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
+        self._leave_intake()
         if self not in self.factory.connections:
             return  # TLS could not even begin
         self.factory.connections.discard(self)
@@ -156,10 +176,23 @@ class RTMPProtocol(Protocol):
     def accept_messages(self, longest: int) -> None:
         self._decoder.max_message_length = longest
 
-    def pause_reading(self, pause: bool) -> None:
-        transport = cast(Any, self.transport)
+    def pause_reading(self) -> None:
         if self._closing is None:
-            transport.pauseProducing() if pause else transport.resumeProducing()
+            self._leave_intake()
+            cast(Any, self.transport).pauseProducing()
+
+    def read_media(self) -> None:
+        if self._closing is not None:
+            return
+        intake = self.factory.intake
+        if intake is not None and isinstance(self.outlet, SocketOutlet):
+            intake.take(self)
+        else:
+            cast(Any, self.transport).resumeProducing()
+
+    def _leave_intake(self) -> None:
+        if self.factory.intake is not None:
+            self.factory.intake.drop(self)
 
     def finish(self, reason: str) -> None:
         """Closes the connection when all that was sent has been delivered; ``reason`` goes to the log.
@@ -173,6 +206,7 @@ class RTMPProtocol(Protocol):
         self._phase_began = self._clock.seconds()
         self._session.end(reason)
         self.outlet.close()
+        self._leave_intake()
         transport = cast(Any, self.transport)
         transport.resumeProducing()
         half_close = getattr(transport, "loseWriteConnection", None)
@@ -189,6 +223,7 @@ class RTMPProtocol(Protocol):
             self._closing = reason
             self._session.end(reason)
             self.outlet.close()
+        self._leave_intake()
         cast(Any, self.transport).abortConnection()
 
     # What the factory calls

@@ -86,8 +86,11 @@ class Connection(Protocol):
     def abort(self, reason: str) -> None:
         """Closes the connection at once."""
 
-    def pause_reading(self, pause: bool) -> None:
-        """Whether the client has to wait with what it sends."""
+    def pause_reading(self) -> None:
+        """The client has to wait with what it sends, until `read_media`."""
+
+    def read_media(self) -> None:
+        """The client publishes from now on."""
 
 
 @define(eq=False)

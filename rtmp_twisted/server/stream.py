@@ -66,7 +66,7 @@ class MessageStream:
         self._held.append(message)
         self._held_bytes += len(message.body) + 200
         if self._held_bytes > MAX_HELD:
-            self.session.connection.pause_reading(True)
+            self.session.connection.pause_reading()
 
     def publish_started(self, publication: Publication) -> None:
         self.publication = self.session.publication = publication
@@ -75,7 +75,7 @@ class MessageStream:
         self.session.log.info('publishing channel "{channel}"', channel=publication.name)
         held, self._held, self._held_bytes = self._held, [], 0
         self.session.replay(publication, held)
-        self.session.connection.pause_reading(False)
+        self.session.connection.read_media()
 
     def publish_refused(self, publication: Publication, reason: str) -> None:
         self.publication = self.session.publication = None
