@@ -7,20 +7,24 @@ import random
 import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
 
-from rtmp_twisted.live.authority import AcceptAll
+from rtmp_twisted.live.authority import AcceptAll, IPublishAuthority
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.server.factory import RTMPFactory
+from rtmp_twisted.server.intake import Intake
 from rtmp_twisted.server.outlet import Outlet, SocketOutlet, TransportOutlet, outlet_for
+from rtmp_twisted.server.protocol import RTMPProtocol
 from rtmp_twisted.server.session import SessionOptions
+from rtmp_twisted.server.stream import MAX_HELD
 from rtmp_twisted.wire import chunks, messages
 from tests.support.fakes_outside import reactor, until, within
 from tests.support.rtmp_client import HANDSHAKE, RTMPClient, avc, client, codes
@@ -157,9 +161,9 @@ class ServerTests(TestCase):
 
     timeout = 60
 
-    async def serve(self) -> int:
-        broker = Broker(reactor, AcceptAll(), Pacer(0, reactor.seconds), ChannelOptions())
-        self.factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor))
+    async def serve(self, authority: IPublishAuthority | None = None) -> int:
+        broker = Broker(reactor, authority or AcceptAll(), Pacer(0, reactor.seconds), ChannelOptions())
+        self.factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor), intake=Intake(reactor))
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
         self.addCleanup(self.gone)
         self.addCleanup(self.factory.finish_all, "the test is over")
@@ -258,3 +262,48 @@ class ServerTests(TestCase):
             await within(stranger.lost)
         publisher.send(avc(0, True, b"still here"))
         await player.until(lambda message: message.body.endswith(b"still here"))
+
+    async def test_publishes_one_after_the_other(self) -> None:
+        """The second publish of a connection waits for its answer, and its media with it, in the end in the kernel."""
+        asked: list[Deferred[str]] = []
+
+        @implementer(IPublishAuthority)
+        class Asked:
+            def start(self, channel: str, key: str, client_ip: str) -> Deferred[str]:
+                asked.append(Deferred())
+                return asked[-1]
+
+            def end(self, *_: str) -> Deferred[None]:
+                return succeed(None)
+
+        port = await self.serve(Asked())
+        publisher, player = await self.connect(port), await self.connect(port)
+        await player.open()
+        await player.play()
+        await publisher.open()
+        publisher.set_chunk_size(65536)
+        contents = []
+
+        async def publish(turn: int) -> None:
+            publisher.call("publish", None, "key", "live", stream_id=1)
+            await until(lambda: len(asked) == turn, "the question")
+            [serving] = [p for p in self.factory.connections if p._session.publication is not None]
+            before = serving._received
+            for n in range(40):
+                contents.append(b"%d %d " % (turn, n) + bytes(100_000))
+                publisher.send(avc(n, True, contents[-1]))
+            await until(lambda: serving.transport not in reactor.getReaders() and not self.reads(serving), "a pause")
+            self.assertLess(serving._received - before, MAX_HELD + 300_000)
+            asked[-1].callback("id")
+            await until(lambda: len(player.media()) == len(contents), "what waited, and what came after it")
+            publisher.call("closeStream", None, stream_id=1)
+            await until(lambda: serving._session.publication is None, "the end of the publish")
+
+        await publish(1)
+        await publish(2)
+        self.assertEqual([message.body[5:] for message in player.media()], contents)
+
+    def reads(self, serving: RTMPProtocol) -> bool:
+        """Whether the intake reads for it."""
+        assert self.factory.intake is not None
+        return serving in self.factory.intake._files
