@@ -184,22 +184,24 @@ class Channel:
                 self._cost = 0.0
             return
         began = pacer.stopwatch()
-        self._deliver()
-        self._cost = pacer.account(self._cost, pacer.stopwatch() - began)
+        size = self._deliver()
+        self._cost = pacer.account(self._cost, pacer.stopwatch() - began, size)
         if pacer.interval:
             self._due = self._clock.seconds() + pacer.interval
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> int:
+        """Returns how many bytes of the log that were."""
         log = self.log
         log.seal()
         first, log.head = log.head, log.tail
         if first is log.tail:
-            return
+            return 0
         if self._keeping_up:
             self._fan_out(first)
         if self._behind:
             for player in list(self._behind):
                 self._advance(player)
+        return log.head.position - first.position
 
     # Whoever operates the server
 

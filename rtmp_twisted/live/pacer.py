@@ -2,8 +2,9 @@
 
 System calls are what a live server's time goes to, one per player and write. The fewer writes, the less it costs and
 the later a frame arrives. A round over all channels' players that is cheap is done for each frame; where one is dear,
-the interval between two is chosen so that they take a fixed share of the core. It is one share for the whole process;
-a share for each channel would be as many shares as there are channels.
+the interval between two is chosen so that their calls take a fixed share of the core: the calls and not the bytes,
+which have to be sent anyway. It is one share for the whole process; a share for each channel would be as many shares
+as there are channels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ CHEAP = 0.001
 """Seconds: as long as the rounds of all channels together cost less, nobody holds anything back."""
 
 SHARE = 0.05
-"""The part of one core that the dear part of each round may take."""
+"""The part of one core that the dear part of each round's calls may take."""
+
+BYTES = 32_000
+"""Sending so many takes as long as the call that does it; on any machine, more or less, since both are the kernel's."""
 
 SMOOTHING = 0.25
 """Weight of the newest cost, so that one round that was interrupted does not decide."""
@@ -40,9 +44,11 @@ class Pacer:
         """Seconds from one write to the next, for a channel with more than `FEW` players."""
         return 0.0 if self._round < CHEAP else min(self._longest, (self._round - CHEAP) / SHARE)
 
-    def account(self, before: float, cost: float) -> float:
-        """A channel's round, whose smoothed cost was ``before``, now cost ``cost`` seconds; returns the new one."""
-        after = before + (max(0.0, cost - FREE) - before) * SMOOTHING
+    def account(self, before: float, seconds: float, size: int) -> float:
+        """A channel's round, whose smoothed cost was ``before`` (seconds), took ``seconds`` for ``size`` bytes to each
+        player; returns the new cost."""
+        calls = seconds * BYTES / (BYTES + size)
+        after = before + (max(0.0, calls - FREE) - before) * SMOOTHING
         self._round += after - before
         return after
 

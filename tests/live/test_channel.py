@@ -14,7 +14,7 @@ from rtmp_twisted.live import log as log_module
 from rtmp_twisted.live import player as player_module
 from rtmp_twisted.live.channel import Channel
 from rtmp_twisted.live.log import Block
-from rtmp_twisted.live.pacer import CHEAP, FEW, FREE, SHARE, Pacer
+from rtmp_twisted.live.pacer import BYTES, CHEAP, FEW, FREE, SHARE, Pacer
 from rtmp_twisted.live.player import Cache
 from rtmp_twisted.wire import amf0, media, messages
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO, Message
@@ -396,11 +396,32 @@ class PaceTests(SynchronousTestCase):
         pacer = Pacer(10, lambda: 0)
         costs = [0.0] * 20
         for _ in range(200):
-            costs = [pacer.account(cost, FREE + 0.001) for cost in costs]
+            costs = [pacer.account(cost, FREE + 0.001, 0) for cost in costs]
         self.assertAlmostEqual(pacer.interval, (20 * 0.001 - CHEAP) / SHARE)
         for cost in costs:
             pacer.forget(cost)
         self.assertEqual(pacer.interval, 0)
+
+    def test_bytes_are_not_what_merging_saves(self) -> None:
+        """Twice the bytes in twice the time are no reason to write less often."""
+        pacer = Pacer(10, lambda: 0)
+        calls = FREE + 0.002
+        cost = 0.0
+        for size in (0, BYTES, 3 * BYTES) * 60:
+            cost = pacer.account(cost, calls * (1 + size / BYTES), size)
+            self.assertLess(pacer.interval, (0.002 - CHEAP) / SHARE + 1e-9)
+        self.assertAlmostEqual(pacer.interval, (0.002 - CHEAP) / SHARE)
+
+    def test_the_bytes_of_a_round(self) -> None:
+        """What channel tells the pacer: bytes to each player, not to all of them."""
+        channel = on_air(make_channel(0.1, Clock()))
+        self.crowd(channel)
+        channel.flush()
+        before = channel.log.position
+        channel.publish(aac(0))
+        channel.publish(aac(1))
+        self.assertEqual(channel._deliver(), channel.log.position - before)
+        self.assertEqual(channel._deliver(), 0)
 
     def test_one_call_for_each_player(self) -> None:
         channel = on_air(make_channel(merge_messages=100))
