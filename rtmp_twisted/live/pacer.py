@@ -20,7 +20,7 @@ FREE = 0.00003
 CHEAP = 0.001
 """Seconds: as long as the rounds of all channels together cost less, nobody holds anything back."""
 
-SHARE = 0.05
+SHARE = 0.055
 """The part of one core that the dear part of each round's calls may take."""
 
 BYTES = 32_000
