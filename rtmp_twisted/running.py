@@ -13,6 +13,8 @@ from twisted.logger import Logger
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.summary import lines
 
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
 _log = Logger()
 
 
@@ -34,17 +36,20 @@ class Running(Service):
 
     def startService(self) -> None:
         super().startService()
+        # The reactor sets its own handlers when it starts; they end the process with the signal, not with status 0.
+        # What is sent until these are replaced has to wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._reactor.callWhenRunning(self._handle_signals)
         for line in lines(self._settings):
             _log.info("{line}", line=line)
         for line in self._settings.warnings():
             _log.warn("{line}", line=line)
-        # The reactor sets its own handlers when it starts; they end the process with the signal, not with status 0.
-        self._reactor.callWhenRunning(self._handle_signals)
 
     def _handle_signals(self) -> None:
         for number in signal.SIGTERM, signal.SIGINT:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _hang_up(self, number: int, frame: object) -> None:
         if self._on_terminal and not os.isatty(0):

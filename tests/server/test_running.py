@@ -40,6 +40,18 @@ class StopTests(TestCase):
             self.assertIn("NetStream.Play.UnpublishNotify", codes(player.received))
             self.assertTrue(any("stopped publishing" in line for line in server.lines), str(server))
 
+    async def test_while_it_starts(self) -> None:
+        """The reactor has its own handlers by then, and nobody has replaced them yet."""
+        for number in signal.SIGTERM, signal.SIGINT:
+            start = (
+                "import os; from twisted.internet import reactor; from twisted.scripts.twistd import run;"
+                f"reactor.callWhenRunning(os.kill, os.getpid(), {int(number)}); run()"
+            )
+            arguments = "-n", "--pidfile=", "rtmp", f"--rtmp-port={free_port()}"
+            server = Program(self, sys.executable, "-c", start, *arguments, PYTHONPATH=str(ROOT))
+            self.assertEqual(await within(server.ended), 0, str(server))
+            self.assertTrue(any("the server is stopping" in line for line in server.lines), str(server))
+
     async def test_a_client_that_does_not_go(self) -> None:
         server = Server(self, shutdown_grace_seconds="1")
         await server.up()
