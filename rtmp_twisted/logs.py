@@ -2,7 +2,8 @@
 
 The convention that `observer` reads, and that every module keeps to:
 
-- Events come from a ``twisted.logger.Logger`` made at the top of the module: its namespace is the module's name.
+- Events come from a ``twisted.logger.Logger`` made at the top of the module: its namespace is the module's name,
+  which it finds out by itself, but not where the module is compiled (setup.py).
 - What belongs to one connection carries ``session`` (its number) and ``peer`` (its address without the port); an info
   event with a ``session`` is what LOG_REQUESTS means. `SessionLog` adds both.
 - Trace events are debug events with ``trace=True``.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+from rtmp_twisted.live import channel
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import mask_url
 
@@ -49,6 +50,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     kept = "one group of pictures" if one.gop_cache_mode == "gop" else "all of a publish"
     cache = f"{kept}, {one.gop_cache_size_mb} MB of a channel at most"
     yield Feature("cache for joining players", bool(one.gop_cache_size_mb), cache, "GOP_CACHE_SIZE_MB is 0")
+    yield Feature("compiled", not channel.__file__.endswith(".py"), "yes", "RTMP_TWISTED_COMPILE, when it is installed")
 
 
 def lines(settings: Settings) -> list[str]:

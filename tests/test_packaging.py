@@ -22,7 +22,7 @@ TWISTD = "from twisted.scripts.twistd import run; run()"
 
 def run(*command: str | Path, cwd: Path) -> str:
     """What the command prints; it must succeed. No PYTHONPATH shows it this checkout."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RTMP_TWISTED"))}
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -41,8 +41,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 def copy_of_checkout(target: Path) -> None:
     target.mkdir()
     for name in "rtmp_twisted", "twisted":
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
-    for name in "setup.cfg", "pyproject.toml", "LICENSE", "README.md":
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache", "*.so"))
+    for name in "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md":
         shutil.copy(ROOT / name, target)
 
 
@@ -92,7 +92,7 @@ class WheelTests(SynchronousTestCase):
     def check_sdist(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
-        self.assertEqual({"LICENSE", "README.md", "setup.cfg", "pyproject.toml"} - names, set())
+        self.assertEqual({"LICENSE", "README.md", "setup.py", "setup.cfg", "pyproject.toml"} - names, set())
         self.assertEqual({str(file.relative_to(ROOT)) for file in (ROOT / "rtmp_twisted").rglob("*.py")} - names, set())
         self.assertIn("twisted/plugins/rtmp_twisted_plugin.py", names)
 

@@ -44,7 +44,7 @@ from rtmp_twisted.server.protocol import RTMPProtocol
 lost = RTMPProtocol.connectionLost
 
 def connectionLost(self, reason):
-    if self._session.publication is None:
+    if self.client._session.publication is None:
         lost(self, reason)
 
 RTMPProtocol.connectionLost = connectionLost

@@ -1,4 +1,4 @@
-# Sourced by serve, test and .ci/run: the virtual environment .venv in the checkout's root.
+# Sourced by serve, test and .ci/run: the virtual environment .venv in the checkout's root, and the compiled package.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -63,8 +63,37 @@ ensure_venv() {
     wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum)
     if ! grep -qsxF "$wanted" "$venv/.installed-$extra"*; then
         say "installing dependencies into $venv${extra:+ (for $extra)}"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" \
+        # Never compiled: what stands in the checkout is what runs from there.
+        env -u RTMP_TWISTED_COMPILE \
+            "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" \
             </dev/null >&2
         printf '%s\n' "$wanted" >"$venv/.installed-$extra"
     fi
+}
+
+# ensure_compiled: with RTMP_TWISTED_COMPILE=1, the package as pip compiles it (setup.py) is in $compiled; else nothing.
+# What has $compiled before .venv in its search path uses it.
+compiled=$root/build/compiled
+ensure_compiled() {
+    local wanted headers missing=()
+    [ "${RTMP_TWISTED_COMPILE:-}" = 1 ] || return 0
+    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -type f -not -name '*.pyc' -not -name '*.so' |
+        LC_ALL=C sort | xargs cat | cksum; "$venv/bin/python" -V)
+    [ "$(cat "$compiled/.made-of" 2>/dev/null)" != "$wanted" ] || return 0
+    command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+    headers=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [ -e "$headers/Python.h" ] || missing+=(python3-dev)
+    [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
+    say "compiling into $compiled"
+    rm -rf "$compiled"
+    mkdir -p "$compiled/source"
+    # A copy, since a build leaves files behind, which the next one would take for sources.
+    (cd "$root" && cp -r setup.py setup.cfg pyproject.toml README.md LICENSE rtmp_twisted twisted "$compiled/source")
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$compiled" \
+        "$compiled/source" </dev/null >&2
+    rm -r "$compiled/source"
+    (cd "$compiled" && "$venv/bin/python" -c '
+from rtmp_twisted.live import channel
+assert not channel.__file__.endswith(".py"), channel.__file__')
+    printf '%s\n' "$wanted" >"$compiled/.made-of"
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from typing import Final
 
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -21,9 +22,9 @@ from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.wire import media, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
-_TRACK_0 = (0,)
+_TRACK_0: tuple[int, ...] = (0,)
 
-LEAD_MILLISECONDS = 60_000
+LEAD_MILLISECONDS: Final = 60_000
 """After so long without a keyframe of the video track that leads, another one leads."""
 
 
@@ -346,7 +347,8 @@ class Channel:
 
     def _begin_frame(self, body: bytes, timestamp: int, keyframe: bool) -> bool:
         """Whether a video frame can be of use: its track has had a keyframe, in this publish."""
-        tracks = media.tracks(VIDEO, body) if media.may_be_multitrack(body) else _TRACK_0
+        multitrack = media.may_be_multitrack(body)
+        tracks = media.tracks(VIDEO, body) if multitrack else _TRACK_0
         leads = keyframe and self._leads(tracks, timestamp)
         if leads:
             self._has_video = True
@@ -355,7 +357,7 @@ class Channel:
             self.video_tracks.update(tracks)
         elif self.video_tracks.isdisjoint(tracks):
             return False
-        if tracks is not _TRACK_0 or len(self.video_tracks) > 1:
+        if multitrack or len(self.video_tracks) > 1:
             self.log.note_tracks(tracks, keyframe)
         if leads:
             for player in list(self._waiting):

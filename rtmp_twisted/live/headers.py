@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from twisted.logger import Logger
 
 from rtmp_twisted.wire import chunks, media
 from rtmp_twisted.wire.messages import AUDIO, COMMAND_AMF0, DATA_AMF0, DATA_AMF3, USER_CONTROL, VIDEO, Message
 
-PLAYER_STREAM_ID = 1
+PLAYER_STREAM_ID: Final = 1
 """The message stream id that the log's chunks carry: what createStream gives a connection first."""
 
-CHUNK_STREAM_IDS = {USER_CONTROL: 2, COMMAND_AMF0: 3, AUDIO: 4, DATA_AMF0: 5, DATA_AMF3: 5, VIDEO: 6}
+CHUNK_STREAM_IDS: Final = {USER_CONTROL: 2, COMMAND_AMF0: 3, AUDIO: 4, DATA_AMF0: 5, DATA_AMF3: 5, VIDEO: 6}
 """Chunk stream by message type; 2 is prescribed for control messages (section 5.4), the others are free.
 All fit a one-byte basic header, so a message's stream id stands at a fixed place (`restream`)."""
 
-
-MAX_KEPT = 1024 * 1024
+MAX_KEPT: Final = 1024 * 1024
 """Bytes of metadata and codec headers that are kept at most; a hundred times what any known encoder sends."""
+
+_log = Logger(__name__)
 
 
 class Headers:
@@ -50,8 +53,6 @@ class Headers:
 
 class KeptHeaders:
     """The headers of one publish on channel ``name``, as they come in and replace each other. `MAX_KEPT` at most."""
-
-    _log = Logger()
 
     def __init__(self, name: str, chunk_size: int) -> None:
         self._name = name
@@ -95,7 +96,7 @@ class KeptHeaders:
             return True
         if not self._overflowed:
             self._overflowed = True
-            self._log.warn(
+            _log.warn(
                 "channel {name!r}: {size} bytes of headers or metadata are passed on, but not kept for joining players",
                 name=self._name,
                 size=size,

@@ -10,23 +10,24 @@ as there are channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-FEW = 3
+FEW: Final = 3
 """A channel with no more players than this holds nothing back: writing to them costs what taking a frame in cost."""
 
-FREE = 0.00003
+FREE: Final = 0.00003
 """Seconds: what writing to so few costs; only what a round costs beyond that counts."""
 
-CHEAP = 0.001
+CHEAP: Final = 0.001
 """Seconds: as long as the rounds of all channels together cost less, nobody holds anything back."""
 
-SHARE = 0.055
+SHARE: Final = 0.055
 """The part of one core that the dear part of each round's calls may take."""
 
-BYTES = 32_000
+BYTES: Final = 32_000
 """Sending so many takes as long as the call that does it; on any machine, more or less, since both are the kernel's."""
 
-SMOOTHING = 0.25
+SMOOTHING: Final = 0.25
 """Weight of the newest cost, so that one round that was interrupted does not decide."""
 
 

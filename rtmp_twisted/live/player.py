@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers
 from rtmp_twisted.live.log import Block, Log, restream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_LAG = 8 * 1024 * 1024
 """Bytes that a player may fall behind, counted from where it joined, before it loses groups of pictures."""
 
-MAX_GATHER = 128
+MAX_GATHER: Final = 128
 """Blocks handed over in one call when catching up."""
 
 

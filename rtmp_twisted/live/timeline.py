@@ -8,17 +8,19 @@ they wrap is no jump.
 
 from __future__ import annotations
 
+from typing import Final
+
 from rtmp_twisted.wire.messages import AUDIO, VIDEO
 
-BACK = 100
+BACK: Final = 100
 """A frame may be so much earlier than the one of its kind before it: several tracks need not be in order."""
-FORWARD = 30_000
+FORWARD: Final = 30_000
 """A frame may be so much later than the one of its kind before it."""
-STEP = 40
+STEP: Final = 40
 """From the end of one stretch to the beginning of the next, where nobody knows how long that took."""
 
-_MASK = 0xFFFFFFFF
-_HALF = 0x80000000
+_MASK: Final = 0xFFFFFFFF
+_HALF: Final = 0x80000000
 
 
 class Timeline:

@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtmp_twisted.server.client import Client
 from rtmp_twisted.server.gate import Gate
 from rtmp_twisted.server.intake import Intake
 from rtmp_twisted.server.protocol import RTMPProtocol
@@ -39,17 +40,17 @@ class RTMPFactory(Factory):
         self.intake = intake
         self.debug = debug
         self.trace = trace
-        self.connections: set[RTMPProtocol] = set()
+        self.connections: set[Client] = set()
         self.accepted = 0
         """Connections so far: the number of the newest."""
         self._all_gone: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
         self.accepted += 1
         return RTMPProtocol(self, self.accepted, textual_ip(getattr(addr, "host", "")))
 
-    def connection_ended(self, protocol: RTMPProtocol) -> None:
-        """Called by each protocol, once, at its end."""
+    def connection_ended(self) -> None:
+        """Called by each client, once, at its end; it is not among the connections any more."""
         if self._all_gone is not None and not self.connections:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)
@@ -57,14 +58,14 @@ class RTMPFactory(Factory):
     def check(self) -> None:
         """Checks each connection's times."""
         now = self.options.clock.seconds()
-        for protocol in list(self.connections):
-            protocol.check(now)
+        for client in list(self.connections):
+            client.check(now)
 
     def finish_all(self, reason: str) -> Deferred[None]:
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
         self.options.broker.kill_all(reason)  # first: their players are told before they are left
-        for protocol in list(self.connections):
-            protocol.finish(reason)
+        for client in list(self.connections):
+            client.finish(reason)
         if not self.connections:
             return succeed(None)
         self._all_gone = Deferred()
@@ -123,8 +124,8 @@ class RTMPService(Service):
         self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
     def _drop(self) -> None:
-        for protocol in list(self.factory.connections):
-            protocol.abort("the server is stopping")
+        for client in list(self.factory.connections):
+            client.abort("the server is stopping")
 
 
 @lru_cache(1024)  # asked several times for each connection

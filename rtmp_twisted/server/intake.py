@@ -1,4 +1,4 @@
-"""Reads what publishers send: all of them first, then on to their players. Made by tap.py, used by protocol.
+"""Reads what publishers send: all of them first, then on to their players. Made by tap.py, used by client.
 
 Publishers' frames come in bursts, since encoders keep the same times. The reactor would read one, send it on, read the
 next; here all that is there is read before any of it is sent. The receiver of the first frame is not woken and put to
@@ -11,21 +11,21 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-AT_ONCE = 512
+AT_ONCE: Final = 512
 """Sockets that are read in one call of the reactor."""
 
-READ_SIZE = 65536
+READ_SIZE: Final = 65536
 """Bytes that are read from a socket in one call of the reactor, as many as the reactor would."""
 
 
 class Reader(Protocol):
-    """Whose socket is read; `RTMPProtocol`. Neither method may raise."""
+    """Whose socket is read; a `Client`. Neither method may raise."""
 
     @property
     def transport(self) -> Any:

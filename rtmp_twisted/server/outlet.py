@@ -1,4 +1,4 @@
-"""The way out of a connection, for its session's answers and its players' media. Made by protocol.
+"""The way out of a connection, for its session's answers and its players' media. Made by client.
 
 Whole messages only: what waits to leave always ends at a message's end, so that anything may be written behind it.
 """

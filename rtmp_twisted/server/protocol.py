@@ -1,289 +1,40 @@
-"""One connection: bytes in, bytes out, time-outs, and how it ends. Knows the transport; the commands are session's."""
+"""Twisted's side of a connection: what its transport calls, handed on to its `Client`. Made by factory."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from twisted.internet import error
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtmp_twisted.logs import SessionLog
-from rtmp_twisted.server.outlet import SocketOutlet, outlet_for
-from rtmp_twisted.server.session import MAX_MESSAGE_BEFORE_PUBLISH, Session
-from rtmp_twisted.server.text import amount, duration
-from rtmp_twisted.wire import chunks, messages
-from rtmp_twisted.wire.errors import ProtocolError
-from rtmp_twisted.wire.handshake import ServerHandshake
-from rtmp_twisted.wire.messages import Message
+from rtmp_twisted.server.client import Client
 
 if TYPE_CHECKING:
     from rtmp_twisted.server.factory import RTMPFactory
 
-HANDSHAKE_SECONDS = 10
-"""From the connection to the end of the handshake."""
-CONNECT_SECONDS = 10
-"""From the handshake to ``connect``."""
-IDLE_SECONDS = 60
-"""How long a client may neither publish nor play, nor ask to, once it is connected."""
-PING_SECONDS = 30
-"""From one Ping Request to the next."""
-SILENT_SECONDS = 60
-"""A client that has sent nothing for so long is gone, unless it takes the media that it is sent."""
-STUCK_SECONDS = 60
-"""A client that has taken nothing for so long, while something waited for it, is gone."""
-LINGER_SECONDS = 5
-"""How long a closing connection may take to deliver what was sent."""
-MAX_WAITING = 1024 * 1024
-"""Bytes of answers that may wait to leave; media is not among them."""
-
-_log = Logger()
 _SILENT_ENDS = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
 
 
 @implementer(IHandshakeListener)
 class RTMPProtocol(Protocol):
-    """One client. Made by `RTMPFactory`, which calls `check` every second."""
+    """``number`` names the connection in the log; ``client_ip`` is textual, IPv4 where it is IPv4-mapped."""
 
     def __init__(self, factory: RTMPFactory, number: int, client_ip: str) -> None:
-        self.factory: RTMPFactory = factory
-        self.client_ip = client_ip
-        self.log = SessionLog(_log, number, client_ip, factory.debug, factory.trace)
-        self._clock = factory.options.clock
-        self._handshake: ServerHandshake | None = ServerHandshake(os.urandom, self._milliseconds)
-        self._decoder = chunks.ChunkDecoder(MAX_MESSAGE_BEFORE_PUBLISH)
-        self._chunk_size = chunks.DEFAULT_CHUNK_SIZE
-        self._session = Session(factory.options, self, client_ip, self.log)
-        self._since = self._phase_began = self._heard_at = self._pinged_at = self._clock.seconds()
-        self._received = 0
-        self._checked, self._checked_at = 0, self._since
-        self._acknowledged = 0
-        self._answered = 0
-        self._delivered = 0
-        self._closing: str | None = None
-        self._lost = False
-
-    # What the transport calls
+        self.client = Client(factory, number, client_ip)
 
     def connectionMade(self) -> None:
-        self.factory.connections.add(self)
-        self.factory.gate.enter(self.client_ip)
-        transport = cast(Any, self.transport)
-        try:
-            transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
-            # A client that is gone without a word: the kernel finds out as soon as data is not acknowledged.
-            transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
-        except (AttributeError, OSError):
-            pass  # not TCP
-        self.outlet = outlet_for(transport, self._clock, self._session.resume)
-        self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
+        self.client.connected(self.transport)
 
     def handshakeCompleted(self) -> None:
         """TLS is ready. With version 1.3 nothing needs to be answered, and the client has to wait for no answer."""
-        self._acknowledge_at_once()
+        self.client.acknowledge_at_once()
 
     def dataReceived(self, data: bytes) -> None:
-        self.receive(data)
-        self.received_all()
-
-    # What the intake calls, or dataReceived
-
-    def receive(self, data: bytes) -> None:
-        """Some bytes have come; `received_all` follows. Never raises."""
-        self._heard_at = self._clock.seconds()
-        self._received += len(data)
-        if self._closing is not None:
-            return
-        session = self._session
-        if session.publication is None and not session.busy:
-            self._acknowledge_at_once()
-        try:
-            if self._handshake is not None:
-                data = self._shake_hands(self._handshake, data)
-            for message in self._decoder.feed(data):
-                session.receive(message)
-                if self._closing is not None:
-                    return
-        except ProtocolError as problem:
-            self.abort(str(problem))
-        except Exception:
-            self._fail()
-
-    def received_all(self) -> None:
-        """What has come is handed on. Never raises."""
-        if self._closing is not None:
-            return
-        session = self._session
-        try:
-            session.received_all(self._heard_at)
-            if self._received - self._acknowledged >= session.window:
-                self._acknowledged = self._received
-                self.send(messages.acknowledgement(self._received))
-        except Exception:
-            self._fail()
-
-    def _fail(self) -> None:
-        self.log.failure("a bug, which ends this connection")
-        self.abort("internal error")
+        self.client.receive(data)
+        self.client.received_all()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
-        self._leave_intake()
-        if self not in self.factory.connections:
-            return  # TLS could not even begin
-        self.factory.connections.discard(self)
-        self.factory.gate.leave(self.client_ip)
-        why = self._closing
-        if why is None:
-            why = "the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage()
-        self._session.end(why)
-        level = self.log.info if self._session.connected or self._closing is not None else self.log.debug
-        level(
-            "disconnected after {duration}, {received} received: {reason}",
-            duration=duration(self._clock.seconds() - self._since),
-            received=amount(self._received),
-            reason=why,
-        )
-        self.factory.connection_ended(self)
-
-    # What the session calls
-
-    def send(self, *to_send: Message) -> None:
-        """Sends the messages in one write. A Set Chunk Size among them holds for those after it."""
-        if self._closing is not None or self._lost:
-            return
-        data = b""
-        for message in to_send:
-            control = message.type_id <= messages.SET_PEER_BANDWIDTH
-            data += chunks.encode(message, 2 if control else 3, self._chunk_size)
-            if message.type_id == messages.SET_CHUNK_SIZE:
-                self._chunk_size = messages.four_bytes(message)
-        if not self.outlet.blocked:
-            self._answered = 0
-        self._answered += len(data)
-        if self._answered > MAX_WAITING:
-            self.abort("it does not read its answers")
-            return
-        self.outlet.write(data)
-
-    def accept_messages(self, longest: int) -> None:
-        self._decoder.max_message_length = longest
-
-    def pause_reading(self) -> None:
-        if self._closing is None:
-            self._leave_intake()
-            cast(Any, self.transport).pauseProducing()
-
-    def read_media(self) -> None:
-        if self._closing is not None:
-            return
-        intake = self.factory.intake
-        if intake is not None and isinstance(self.outlet, SocketOutlet):
-            intake.take(self)
-        else:
-            cast(Any, self.transport).resumeProducing()
-
-    def _leave_intake(self) -> None:
-        if self.factory.intake is not None:
-            self.factory.intake.drop(self)
-
-    def finish(self, reason: str) -> None:
-        """Closes the connection when all that was sent has been delivered; ``reason`` goes to the log.
-
-        What the client still sends is read and dropped, since a close with unread data in it makes the kernel
-        discard what the client has not read yet.
-        """
-        if self._closing is not None or self._lost:
-            return
-        self._closing = reason
-        self._phase_began = self._clock.seconds()
-        self._session.end(reason)
-        self.outlet.close()
-        self._leave_intake()
-        transport = cast(Any, self.transport)
-        transport.resumeProducing()
-        half_close = getattr(transport, "loseWriteConnection", None)
-        if half_close is None or ISSLTransport.providedBy(transport):
-            transport.loseConnection()
-        else:
-            half_close()
-
-    def abort(self, reason: str) -> None:
-        """Closes the connection at once; ``reason`` goes to the log."""
-        if self._lost:
-            return
-        if self._closing is None:
-            self._closing = reason
-            self._session.end(reason)
-            self.outlet.close()
-        self._leave_intake()
-        cast(Any, self.transport).abortConnection()
-
-    # What the factory calls
-
-    def check(self, now: float) -> None:
-        """Whether the client keeps to its times; called every second."""
-        self._session.check(self._received - self._checked, now - self._checked_at)
-        self._checked, self._checked_at = self._received, now
-        if self._closing is not None:
-            if now - self._phase_began >= LINGER_SECONDS:
-                self.abort(self._closing)
-            return
-        late = self._lateness(now)
-        if late:
-            self.abort(late)
-        elif now - self._pinged_at >= PING_SECONDS and self._session.connected:
-            self._pinged_at = now
-            self.send(messages.user_control(messages.PING_REQUEST, self._milliseconds()))
-
-    def _lateness(self, now: float) -> str:
-        session = self._session
-        in_phase = now - self._phase_began
-        if self._handshake is not None:
-            return f"no handshake within {HANDSHAKE_SECONDS} s" if in_phase >= HANDSHAKE_SECONDS else ""
-        if not session.connected:
-            return f"no connect within {CONNECT_SECONDS} s" if in_phase >= CONNECT_SECONDS else ""
-        if session.busy:
-            self._phase_began = now
-        elif in_phase >= IDLE_SECONDS:
-            return f"neither published nor played for {IDLE_SECONDS} s"
-        blocked_since = self.outlet.blocked_since
-        if blocked_since is not None and now - blocked_since >= STUCK_SECONDS:
-            return f"took nothing for {STUCK_SECONDS} s"
-        if now - self._heard_at >= SILENT_SECONDS and not self._takes_media(now):
-            return f"silent for {SILENT_SECONDS} s"
-        return ""
-
-    def _takes_media(self, now: float) -> bool:
-        """Whether media has left since this was asked last: a viewer that never says a word is welcome."""
-        delivered = self._session.delivered()
-        if delivered == self._delivered or self.outlet.blocked:
-            return False
-        self._delivered = delivered
-        self._heard_at = now
-        return True
-
-    def _shake_hands(self, handshake: ServerHandshake, data: bytes) -> bytes:
-        answer = handshake.receive(data)
-        if answer:
-            self.outlet.write(answer)
-        if not handshake.done:
-            return b""
-        self._handshake = None
-        self._phase_began = self._clock.seconds()
-        return handshake.rest
-
-    def _acknowledge_at_once(self) -> None:
-        """Spares a client that writes its commands one by one, with TCP_NODELAY off, a wait for each: up to 40 ms."""
-        with contextlib.suppress(AttributeError, OSError):  # not TCP, or not Linux
-            cast(Any, self.transport).socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-    def _milliseconds(self) -> int:
-        return int(self._clock.seconds() * 1000) & 0xFFFFFFFF
+        self.client.lost("the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage())

@@ -1,15 +1,15 @@
 """One connection's session: what its messages ask for, and what they are answered (RTMP 1.0, section 7).
 
-A session knows messages in and messages out, not the bytes or the socket: protocol gives it the one, and takes the
+A session knows messages in and messages out, not the bytes or the socket: client gives it the one, and takes the
 other. What happens on one message stream is in stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from attrs import define, field, frozen
+from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from rtmp_twisted.live.broker import Broker, Publication
@@ -22,30 +22,30 @@ from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.messages import Command, Message
 
-WINDOW = 5_000_000
+WINDOW: Final = 5_000_000
 """Bytes: the window acknowledgement size and peer bandwidth that every client is told."""
 
-MAX_STREAMS = 32
+MAX_STREAMS: Final = 32
 """Message streams of one connection."""
 
-MAX_MESSAGE_BEFORE_PUBLISH = 64 * 1024
+MAX_MESSAGE_BEFORE_PUBLISH: Final = 64 * 1024
 """Bytes: the longest message of a client that has not asked to publish."""
 
-MAX_COMMANDS = 100
+MAX_COMMANDS: Final = 100
 """Commands that a client may send in one second."""
 
-BURST_SECONDS = 10
+BURST_SECONDS: Final = 10
 """Seconds' worth of its bit rate limit that a publisher may send beyond the limit: keyframes come in bursts, and so
 does what an encoder sends after a pause."""
 
-SHOWN = 64
+SHOWN: Final = 64
 """Characters of a client's text that a log line shows."""
 
 FOURCCS: list[amf0.Value] = [
     *("av01", "vp09", "vp08", "hvc1", "avc1", "vvc1"),
     *("mp4a", "Opus", "fLaC", "ac-3", "ec-3", ".mp3"),
 ]
-_CAN_FORWARD = 4
+_CAN_FORWARD: Final = 4
 _MULTITRACK, _MODEX, _TIMESTAMP_NANO_OFFSET = 2, 4, 8
 ENHANCED: dict[str, amf0.Value] = {
     "fourCcList": FOURCCS,
@@ -56,6 +56,9 @@ ENHANCED: dict[str, amf0.Value] = {
 """What a client that asks for it is told (Enhanced RTMP v2, "Enhancing NetConnection connect Command")."""
 
 
+_ANY_NAMES = NameRules()
+
+
 @frozen
 class SessionOptions:
     """What all sessions have in common. ``chunk_size`` in bytes; ``players``: who may play; ``max_publish_rate``: of a
@@ -63,14 +66,14 @@ class SessionOptions:
 
     broker: Broker
     clock: IReactorTime
-    names: NameRules = field(factory=NameRules)
+    names: NameRules = _ANY_NAMES
     chunk_size: int = 4096
     players: Networks = EVERYONE
     max_publish_rate: float = 0.0
 
 
 class Connection(Protocol):
-    """What a session needs of its protocol."""
+    """What a session needs of its `Client`."""
 
     outlet: Outlet
 
@@ -93,26 +96,26 @@ class Connection(Protocol):
         """The client publishes from now on."""
 
 
-@define(eq=False)
 class Session:
     """``client_ip`` is textual, IPv4 where it is IPv4-mapped."""
 
-    options: SessionOptions
-    connection: Connection
-    client_ip: str
-    log: SessionLog
-    channel: str = ""
-    agent: str = ""
-    """What the client calls itself."""
-    connected: bool = False
-    publication: Publication | None = None
-    """The one publish of this connection, from its request to its end. Its media may come on any message stream."""
-    window: int = WINDOW
-    """Bytes after which the client wants an acknowledgement."""
-    _commands: int = 0  # in this second
-    _excess: float = 0.0  # bytes that the publisher has sent beyond its limit
-    _streams: dict[int, MessageStream] = field(factory=dict)
-    _next_stream_id: int = 1
+    def __init__(self, options: SessionOptions, connection: Connection, client_ip: str, log: SessionLog) -> None:
+        self.options = options
+        self.connection = connection
+        self.client_ip = client_ip
+        self.log = log
+        self.channel = ""
+        self.agent = ""
+        """What the client calls itself."""
+        self.connected = False
+        self.publication: Publication | None = None
+        """The one publish of this connection, from its request to its end. Its media may come on any message stream."""
+        self.window = WINDOW
+        """Bytes after which the client wants an acknowledgement."""
+        self._commands = 0  # in this second
+        self._excess = 0.0  # bytes that the publisher has sent beyond its limit
+        self._streams: dict[int, MessageStream] = {}
+        self._next_stream_id = 1
 
     @property
     def busy(self) -> bool:
@@ -339,9 +342,9 @@ def status_info(level: str, code: str, description: str) -> dict[str, amf0.Value
     return {"level": level, "code": code, "description": description}
 
 
-_MEDIA = frozenset((messages.AUDIO, messages.VIDEO, messages.AGGREGATE, messages.DATA_AMF0, messages.DATA_AMF3))
-_COMMANDS = frozenset((messages.COMMAND_AMF0, messages.COMMAND_AMF3))
-_ANSWERS = frozenset(("_result", "_error", "onStatus"))
+_MEDIA: Final = frozenset((messages.AUDIO, messages.VIDEO, messages.AGGREGATE, messages.DATA_AMF0, messages.DATA_AMF3))
+_COMMANDS: Final = frozenset((messages.COMMAND_AMF0, messages.COMMAND_AMF3))
+_ANSWERS: Final = frozenset(("_result", "_error", "onStatus"))
 _HANDLERS: dict[str, Callable[[Session, Command, Message], None]] = {
     "connect": Session._connect,
     "createStream": Session._create_stream,

@@ -15,34 +15,35 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Final
 
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.messages import ABORT, SET_CHUNK_SIZE, Message, four_bytes
 
-DEFAULT_CHUNK_SIZE = 128
+DEFAULT_CHUNK_SIZE: Final = 128
 """In force in each direction until a Set Chunk Size (section 5.4.1)."""
 
-MAX_CHUNK_SIZE = 0xFFFFFF
+MAX_CHUNK_SIZE: Final = 0xFFFFFF
 """A larger announced value counts as this one: no message is longer (section 5.4.1)."""
 
-MAX_MESSAGE_LENGTH = 0xFFFFFF
+MAX_MESSAGE_LENGTH: Final = 0xFFFFFF
 """What 24 bits of message length can say."""
 
-MAX_CHUNK_STREAMS = 256
+MAX_CHUNK_STREAMS: Final = 256
 """Chunk streams remembered for one connection: 50 times what any known client uses, and 40 kB of memory at most."""
 
-MAX_RUN = 512
+MAX_RUN: Final = 512
 """Chunks taken at one go, so that looking for where a run ends costs little even where runs are short."""
 
-FEW = 16
+FEW: Final = 16
 """With fewer chunks than that, gathering their payloads is cheaper than cutting out their headers."""
 
-_EXTENDED = 0xFFFFFF
-_NO_MORE = (11, 7, 3, 0)
+_EXTENDED: Final = 0xFFFFFF
+_NO_MORE: Final = (11, 7, 3, 0)
 """Bytes of message header by chunk type (sections 5.3.1.2.1 to 5.3.1.2.4)."""
 
-_header = struct.Struct(">BHBHBBI").pack
-_uint32 = struct.Struct(">I").pack
+_header: Final = struct.Struct(">BHBHBBI").pack
+_uint32: Final = struct.Struct(">I").pack
 
 
 class _ChunkStream:

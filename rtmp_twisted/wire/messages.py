@@ -6,34 +6,34 @@ A message is a value; ``chunks`` turns it into bytes and back. May be used by ev
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rtmp_twisted.wire import amf0
 from rtmp_twisted.wire.errors import ProtocolError
 
 # Message type ids: RTMP 1.0, sections 5.4 and 7.1.
-SET_CHUNK_SIZE = 1
-ABORT = 2
-ACKNOWLEDGEMENT = 3
-USER_CONTROL = 4
-WINDOW_ACKNOWLEDGEMENT_SIZE = 5
-SET_PEER_BANDWIDTH = 6
-AUDIO = 8
-VIDEO = 9
-DATA_AMF3 = 15
-COMMAND_AMF3 = 17
-DATA_AMF0 = 18
-COMMAND_AMF0 = 20
-AGGREGATE = 22
+SET_CHUNK_SIZE: Final = 1
+ABORT: Final = 2
+ACKNOWLEDGEMENT: Final = 3
+USER_CONTROL: Final = 4
+WINDOW_ACKNOWLEDGEMENT_SIZE: Final = 5
+SET_PEER_BANDWIDTH: Final = 6
+AUDIO: Final = 8
+VIDEO: Final = 9
+DATA_AMF3: Final = 15
+COMMAND_AMF3: Final = 17
+DATA_AMF0: Final = 18
+COMMAND_AMF0: Final = 20
+AGGREGATE: Final = 22
 
 # User Control event types: section 7.1.7.
-STREAM_BEGIN = 0
-STREAM_EOF = 1
-SET_BUFFER_LENGTH = 3
-PING_REQUEST = 6
-PING_RESPONSE = 7
+STREAM_BEGIN: Final = 0
+STREAM_EOF: Final = 1
+SET_BUFFER_LENGTH: Final = 3
+PING_REQUEST: Final = 6
+PING_RESPONSE: Final = 7
 
-LIMIT_DYNAMIC = 2
+LIMIT_DYNAMIC: Final = 2
 """Set Peer Bandwidth limit type (section 5.4.5)."""
 
 
@@ -126,7 +126,7 @@ def parse_command(message: Message) -> Command:
     return Command(values[0], float(transaction_id), values[2:])
 
 
-_SET_DATA_FRAME = amf0.encode("@setDataFrame")
+_SET_DATA_FRAME: Final = amf0.encode("@setDataFrame")
 
 
 def data_name(message: Message) -> tuple[str, Message]:
@@ -145,7 +145,7 @@ def data_name(message: Message) -> tuple[str, Message]:
     return name.decode("utf-8", "replace"), message._replace(type_id=type_id, body=body)
 
 
-MAX_PARTS = 4096
+MAX_PARTS: Final = 4096
 """Messages in one aggregate message: minutes of media, and no more than can be handed on at one go."""
 
 

@@ -38,8 +38,8 @@ def command_too_much(world: World, client: Client) -> None:
 
 
 def read_nothing(world: World, client: Client) -> None:
-    client.protocol.outlet.pauseProducing()
-    client.protocol._answered = 10**9
+    client.protocol.client.outlet.pauseProducing()
+    client.protocol.client._answered = 10**9
     client.call("_checkbw")
 
 
@@ -48,7 +48,9 @@ def fall_silent(world: World, client: Client) -> None:
 
 
 def send_too_fast(world: World, client: Client) -> None:
-    world.factory.options = client.protocol._session.options = evolve(world.factory.options, max_publish_rate=100.0)
+    world.factory.options = client.protocol.client._session.options = evolve(
+        world.factory.options, max_publish_rate=100.0
+    )
     client.send(messages.set_chunk_size(65536))
     client.chunk_size = 65536
     client.send(avc(0, True, bytes(50_000)))

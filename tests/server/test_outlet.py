@@ -19,10 +19,10 @@ from rtmp_twisted.live.authority import AcceptAll, IPublishAuthority
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.pacer import Pacer
+from rtmp_twisted.server.client import Client
 from rtmp_twisted.server.factory import RTMPFactory
 from rtmp_twisted.server.intake import Intake
 from rtmp_twisted.server.outlet import Outlet, SocketOutlet, TransportOutlet, outlet_for
-from rtmp_twisted.server.protocol import RTMPProtocol
 from rtmp_twisted.server.session import SessionOptions
 from rtmp_twisted.server.stream import MAX_HELD
 from rtmp_twisted.wire import chunks, messages
@@ -303,7 +303,7 @@ class ServerTests(TestCase):
         await publish(2)
         self.assertEqual([message.body[5:] for message in player.media()], contents)
 
-    def reads(self, serving: RTMPProtocol) -> bool:
+    def reads(self, serving: Client) -> bool:
         """Whether the intake reads for it."""
         assert self.factory.intake is not None
         return serving in self.factory.intake._files

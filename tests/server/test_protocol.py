@@ -1,4 +1,4 @@
-"""rtmp_twisted.server.protocol: bytes, time-outs and ends of one connection."""
+"""rtmp_twisted.server.client and protocol: bytes, time-outs and ends of one connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.server import protocol
+from rtmp_twisted.server.client import (
+    CONNECT_SECONDS,
+    HANDSHAKE_SECONDS,
+    IDLE_SECONDS,
+    LINGER_SECONDS,
+    SILENT_SECONDS,
+    STUCK_SECONDS,
+)
+from rtmp_twisted.server.protocol import RTMPProtocol
 from rtmp_twisted.wire import amf0, chunks, messages
 from rtmp_twisted.wire.messages import ACKNOWLEDGEMENT, USER_CONTROL, Message
 from tests.support.fakes_outside import Log
@@ -49,7 +57,7 @@ class TransportTests(SynchronousTestCase):
             socket = Socket()
 
         made = World().factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 50000))
-        assert isinstance(made, protocol.RTMPProtocol)
+        assert isinstance(made, RTMPProtocol)
         made.makeConnection(TCP("192.0.2.1"))
         self.assertTrue(IHandshakeListener.providedBy(made))
         options.clear()
@@ -185,7 +193,7 @@ class GarbageTests(SynchronousTestCase):
         client.leave()
         [failure] = self.flushLoggedErrors(ZeroDivisionError)
         [event] = [event for event in log.events if event.get("log_failure") is failure]
-        self.assertEqual(event["session"], client.protocol.log.session)
+        self.assertEqual(event["session"], client.protocol.client.log.session)
         self.assertIn("NetStream.Play.Start", codes(other.play()))
 
 
@@ -196,7 +204,7 @@ class TimeTests(SynchronousTestCase):
     def test_handshake(self) -> None:
         client = self.world.connect(handshake=False)
         client.feed(HANDSHAKE)
-        self.world.pass_time(protocol.HANDSHAKE_SECONDS - 1)
+        self.world.pass_time(HANDSHAKE_SECONDS - 1)
         client.feed(b"\0")
         self.assertFalse(client.transport.aborted)
         self.world.pass_time(1)
@@ -204,14 +212,14 @@ class TimeTests(SynchronousTestCase):
 
     def test_connect(self) -> None:
         client = self.world.connect()
-        self.world.pass_time(protocol.CONNECT_SECONDS - 1)
+        self.world.pass_time(CONNECT_SECONDS - 1)
         self.assertFalse(client.transport.aborted)
         self.world.pass_time(1)
         self.assertTrue(client.transport.aborted)
 
     def test_neither_publishes_nor_plays(self) -> None:
         client = self.world.connect().open()
-        for _ in range(protocol.IDLE_SECONDS - 1):
+        for _ in range(IDLE_SECONDS - 1):
             self.world.pass_time(1)
             client.send(ANYTHING)
         self.assertFalse(client.transport.aborted)
@@ -225,7 +233,7 @@ class TimeTests(SynchronousTestCase):
             self.world.pass_time(1)
             client.send(ANYTHING)
         client.call("closeStream", None, stream_id=1)
-        for _ in range(protocol.IDLE_SECONDS - 1):
+        for _ in range(IDLE_SECONDS - 1):
             self.world.pass_time(1)
             client.send(ANYTHING)
         self.assertFalse(client.transport.aborted)
@@ -247,7 +255,7 @@ class TimeTests(SynchronousTestCase):
             self.world = World()
             client = self.world.connect().open()
             client.call(role, None, "key", stream_id=1)
-            self.world.pass_time(protocol.SILENT_SECONDS - 1)
+            self.world.pass_time(SILENT_SECONDS - 1)
             self.assertFalse(client.transport.aborted, role)
             self.world.pass_time(1)
             self.assertTrue(client.transport.aborted, role)
@@ -277,8 +285,8 @@ class TimeTests(SynchronousTestCase):
         publisher.publish()
         player = self.world.connect().open()
         player.play()
-        player.protocol.outlet.pauseProducing()
-        for second in range(protocol.STUCK_SECONDS):
+        player.protocol.client.outlet.pauseProducing()
+        for second in range(STUCK_SECONDS):
             self.assertFalse(player.transport.aborted)
             publisher.send(avc(second * 1000, True))
             player.send(ANYTHING)
@@ -290,18 +298,18 @@ class TimeTests(SynchronousTestCase):
         client.publish("bad key")
         self.assertTrue(client.closing)
         client.feed(b"\xff" * 100)
-        self.world.pass_time(protocol.LINGER_SECONDS - 1)
+        self.world.pass_time(LINGER_SECONDS - 1)
         self.assertFalse(client.transport.aborted)
         self.world.pass_time(1)
         self.assertTrue(client.transport.aborted)
 
     def test_answers_that_nobody_reads(self) -> None:
         client = self.world.connect().open()
-        client.protocol.outlet.pauseProducing()
+        client.protocol.client.outlet.pauseProducing()
         for _ in range(400):
             for _ in range(99):
                 client.call("_checkbw", None)
-            client.protocol._session.check(0, 1)
+            client.protocol.client._session.check(0, 1)
         self.assertTrue(client.transport.aborted)
 
     def test_acknowledgements(self) -> None:

@@ -57,7 +57,7 @@ class ConnectTests(SynchronousTestCase):
             client = World().connect()
             client.call("connect", {"app": app}, transaction=1)
             self.assertEqual(codes(client.received), ["NetConnection.Connect.Success"], app)
-            self.assertEqual(client.protocol._session.channel, "channel")
+            self.assertEqual(client.protocol.client._session.channel, "channel")
 
     def test_bad_app(self) -> None:
         bad: list[dict[str, amf0.Value]] = [{}, {"app": ""}, {"app": "a b"}, {"app": "a" * 129}, {"app": 1.0}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.server import protocol
+from rtmp_twisted.server.client import LINGER_SECONDS, MAX_WAITING
 from rtmp_twisted.wire import messages
 from rtmp_twisted.wire.messages import AGGREGATE, Message
 from tests.support.fakes_outside import Log
@@ -74,7 +74,7 @@ class AskingTests(SynchronousTestCase):
         self.assertEqual(codes(self.client.new()), ["NetStream.Publish.BadName"])
         self.assertTrue(self.client.closing)
         self.client.send(aac(1))
-        self.world.pass_time(protocol.LINGER_SECONDS)
+        self.world.pass_time(LINGER_SECONDS)
         self.assertTrue(self.client.transport.aborted)
 
 
@@ -83,8 +83,8 @@ class OverAnAnswerTests(SynchronousTestCase):
 
     def overfill(self, client: Client, *command: object, stream_id: int = 1) -> None:
         """Sends the command when there is no room for its answers."""
-        client.protocol.outlet.pauseProducing()
-        client.protocol._answered = protocol.MAX_WAITING - 10
+        client.protocol.client.outlet.pauseProducing()
+        client.protocol.client._answered = MAX_WAITING - 10
         client.send(messages.command(*command, stream_id=stream_id))  # type: ignore[arg-type]
         self.assertTrue(client.transport.aborted)
 
@@ -112,8 +112,8 @@ class OverAnAnswerTests(SynchronousTestCase):
         world = World()
         stranger, publisher = world.connect().open(), world.connect().open()
         stranger.play("wrong")
-        stranger.protocol.outlet.pauseProducing()
-        stranger.protocol._answered = protocol.MAX_WAITING - 10
+        stranger.protocol.client.outlet.pauseProducing()
+        stranger.protocol.client._answered = MAX_WAITING - 10
         self.assertIn("NetStream.Publish.Start", codes(publisher.publish()))
         self.assertTrue(stranger.transport.aborted)
 

@@ -29,9 +29,9 @@ from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from rtmp_twisted.server.client import HANDSHAKE_SECONDS
 from rtmp_twisted.server.door import Door
 from rtmp_twisted.server.gate import Gate
-from rtmp_twisted.server.protocol import HANDSHAKE_SECONDS
 from rtmp_twisted.server.tls import Certificates, SecuredFactory
 from rtmp_twisted.settings_types import Networks
 from tests.support.certificates import Authority, IssuedCertificate
