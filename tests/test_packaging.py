@@ -41,7 +41,9 @@ def run(*command: str | Path, cwd: Path) -> str:
 def copy_of_checkout(target: Path) -> None:
     target.mkdir()
     for name in "rtmp_twisted", "twisted":
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache", "*.so"))
+        shutil.copytree(
+            ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache", "*.so")
+        )
     for name in "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md":
         shutil.copy(ROOT / name, target)
 
