@@ -21,6 +21,7 @@ COMPILED = [
     "rtmp_twisted/live/timeline.py",
     "rtmp_twisted/server/client.py",
     "rtmp_twisted/server/intake.py",
+    "rtmp_twisted/server/outlet.py",
     "rtmp_twisted/server/session.py",
 ]
 """All that runs for each frame, but for what inherits from a class of Twisted."""

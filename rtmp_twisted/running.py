@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from twisted.logger import Logger
 
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.summary import lines
+
+COLLECT_AFTER = 20_000, 20, 20
+"""`gc.set_threshold`: garbage is looked for less often than by default. A channel's log has some objects for each message,
+which die without being looked for, and each look is a pause for everyone."""
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -36,6 +41,7 @@ class Running(Service):
 
     def startService(self) -> None:
         super().startService()
+        gc.set_threshold(*COLLECT_AFTER)
         # The reactor sets its own handlers when it starts; they end the process with the signal, not with status 0.
         # What is sent until these are replaced has to wait.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -78,9 +78,8 @@ class Publication:
     def ended(self) -> bool:
         return self.state is State.ENDED
 
-    def heard(self, now: float) -> None:
-        """Its publisher has sent something."""
-        self.heard_at = now
+    def defend(self) -> None:
+        """Its publisher has been heard while another one asked for its place."""
         if self.challenge is not None:
             challenge, self.challenge = self.challenge, None
             challenge.errback(Refused("the channel has a live publisher"))

@@ -1,6 +1,9 @@
 """The way out of a connection, for its session's answers and its players' media. Made by client.
 
 Whole messages only: what waits to leave always ends at a message's end, so that anything may be written behind it.
+
+Outlets are Twisted's producers. They do not declare the interfaces: nobody asks, and a decorated class is not compiled
+as what it is (setup.py).
 """
 
 from __future__ import annotations
@@ -9,8 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IPullProducer, IPushProducer, IReactorTime, ITransport
-from zope.interface import implementer
+from twisted.internet.interfaces import IReactorTime, ITransport
 
 
 class Outlet:
@@ -55,9 +57,8 @@ class Outlet:
         self._transport.unregisterProducer()
 
 
-@implementer(IPullProducer)
 class SocketOutlet(Outlet):
-    """Straight to a TCP connection's socket while nothing waits; what does not fit goes to the transport.
+    """IPullProducer: straight to a TCP connection's socket while nothing waits, else through the transport.
 
     A write through the transport costs a copy, and two changes of what the reactor waits for.
     """
@@ -95,9 +96,8 @@ class SocketOutlet(Outlet):
             self._transport.write(data[sent:] if sent else data)
 
 
-@implementer(IPushProducer)
 class TransportOutlet(Outlet):
-    """Through the transport, whatever it is (TLS, or one in memory): its buffer is what may wait."""
+    """IPushProducer: through the transport, whatever it is (TLS, or one in memory). Its buffer is what may wait."""
 
     __slots__ = ()
 

@@ -177,7 +177,9 @@ class Session:
         """There are no more messages at the moment, which is ``now`` (the clock's seconds)."""
         publication = self.publication
         if publication is not None:
-            publication.heard(now)
+            publication.heard_at = now
+            if publication.challenge is not None:
+                publication.defend()
             if publication.channel is not None:
                 publication.channel.flush_when_due()
 

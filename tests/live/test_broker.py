@@ -314,7 +314,7 @@ class TakeOverTests(BrokerCase):
         first, publication = self.publish()
         self.clock.advance(1)
         second, _ = self.publish()
-        publication.heard(self.clock.seconds())
+        publication.defend()
         self.assertEqual(second.told, ["refused: the channel has a live publisher"])
         self.assertEqual(first.told, ["started"])
         publication.end()
