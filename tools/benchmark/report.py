@@ -68,7 +68,7 @@ def write_markdown(
 
 def machine() -> str:
     """Processor, number of cores, system."""
-    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release().partition('-')[0]}"
 
 
 def _conditions(results: Sequence[Result], rows: Sequence[Result], cores: Cores) -> list[str]:
