@@ -21,10 +21,10 @@ FREE: Final = 0.00003
 CHEAP: Final = 0.001
 """Seconds: as long as the rounds of all channels together cost less, nobody holds anything back."""
 
-SHARE: Final = 0.065
+SHARE: Final = 0.075
 """The part of one core that the dear part of each round's calls may take."""
 
-BYTES: Final = 64_000
+BYTES: Final = 100_000
 """Of a call that sends so many, half counts. A call costs about what sending 16,000 bytes does, on any machine, since
 both are the kernel's. Some of the bytes count as well, or high bit rates would be written needlessly often."""
 
