@@ -117,7 +117,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             max_publish_rate=settings.max_publish_kbps * 1000 / 8,
         ),
         gate,
-        Intake(reactor),
+        Intake(reactor, reactor),
         debug=settings.log_debug,
         trace=settings.log_trace,
     )

@@ -162,13 +162,13 @@ class Channel:
 
     def flush_when_due(self) -> None:
         """To be called when the publisher has nothing more to say at the moment."""
-        if self._timer is not None or not self.log.pending:
+        if not self.log.pending:
             return
         interval = self._pacer.interval if len(self.players) > FEW else 0.0
         wait = self._due - self._clock.seconds() if interval else 0.0
         if wait <= 0.0:
             self.flush()
-        else:
+        elif self._timer is None:
             self._timer = self._clock.callLater(min(wait, interval), self.flush)
 
     def flush(self) -> None:

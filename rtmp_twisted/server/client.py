@@ -78,7 +78,7 @@ class Client:
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
         except (AttributeError, OSError):
             pass  # not TCP
-        self.outlet = outlet_for(transport, self._clock, self._session.resume)
+        self.outlet = outlet_for(transport, self._clock, self._drained)
         self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
 
     def lost(self, why: str) -> None:
@@ -106,7 +106,20 @@ class Client:
         with contextlib.suppress(AttributeError, OSError):  # not TCP, or not Linux
             self.transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    # What the intake calls, or the protocol
+    def received(self, data: bytes) -> None:
+        """Some bytes have come, and that was all for the moment. Never raises."""
+        self.receive(data)
+        self.received_all()
+        if self.factory.intake is not None:
+            self.factory.intake.glance()
+
+    def _drained(self) -> None:
+        """What waited to leave has left."""
+        self._session.resume()
+        if self.factory.intake is not None:
+            self.factory.intake.glance()
+
+    # What the intake calls
 
     def receive(self, data: bytes) -> None:
         """Some bytes have come; `received_all` follows. Never raises."""

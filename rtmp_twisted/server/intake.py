@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,6 +22,10 @@ AT_ONCE: Final = 512
 
 READ_SIZE: Final = 65536
 """Bytes that are read from a socket in one call of the reactor, as many as the reactor would."""
+
+
+PATIENCE: Final = 0.002
+"""Seconds after which publishers are looked after in between, while the reactor is busy with others."""
 
 
 class Reader(Protocol):
@@ -42,8 +46,11 @@ class Reader(Protocol):
 class Intake:
     """Is with the reactor as long as it has readers."""
 
-    def __init__(self, reactor: IReactorFDSet) -> None:
+    def __init__(self, reactor: IReactorFDSet, clock: IReactorTime) -> None:
         self._reactor = reactor
+        self._clock = clock
+        self._read_at = 0.0
+        self._reading = False
         self._epoll = select.epoll()
         self._files: dict[Reader, int] = {}
         self._readers: dict[int, tuple[Callable[[int], bytes], Reader]] = {}
@@ -71,6 +78,12 @@ class Intake:
         if not self._readers:
             self._reactor.removeReader(self)
 
+    def glance(self) -> None:
+        """To be called when something has been done that the reactor may have much of in one turn, such as starting a
+        player: publishers, and so whoever watches, do not wait until all of that is done."""
+        if self._readers and not self._reading and self._clock.seconds() - self._read_at >= PATIENCE:
+            self.doRead()
+
     # What the reactor calls
 
     def fileno(self) -> int:
@@ -80,6 +93,18 @@ class Intake:
         return "intake"
 
     def doRead(self) -> None:
+        self._reading = True
+        try:
+            self._read()
+        finally:
+            self._reading = False
+            self._read_at = self._clock.seconds()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor has stopped."""
+        self._epoll.close()
+
+    def _read(self) -> None:
         heard: list[Reader] = []
         for file, _ in self._epoll.poll(0, AT_ONCE):
             entry = self._readers.get(file)
@@ -100,7 +125,3 @@ class Intake:
                 reader.transport.resumeProducing()
         for reader in heard:
             reader.received_all()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor has stopped."""
-        self._epoll.close()

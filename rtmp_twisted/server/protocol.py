@@ -33,8 +33,7 @@ class RTMPProtocol(Protocol):
         self.client.acknowledge_at_once()
 
     def dataReceived(self, data: bytes) -> None:
-        self.client.receive(data)
-        self.client.received_all()
+        self.client.received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.client.lost("the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage())

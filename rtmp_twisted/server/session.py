@@ -75,7 +75,9 @@ class SessionOptions:
 class Connection(Protocol):
     """What a session needs of its `Client`."""
 
-    outlet: Outlet
+    @property
+    def outlet(self) -> Outlet:
+        """The way out for players' media."""
 
     def send(self, *messages: Message) -> None:
         """Sends the messages in one write. A Set Chunk Size among them holds for those after it."""

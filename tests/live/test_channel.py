@@ -369,6 +369,22 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(viewers[0].outlet.calls, calls + 1)
         self.assertEqual(viewers[0].bodies()[-5:], [aac(2000 + n).body for n in range(5)])
 
+    def test_a_timer_that_is_late(self) -> None:
+        """The reactor is busy with something else: what comes after the time goes on without waiting for the timer."""
+        clock = Clock()
+        channel = on_air(make_channel(0.1, clock, cost=0.5))
+        viewers = self.crowd(channel)
+        group(channel, 1)
+        calls = viewers[0].outlet.calls
+        channel.publish(aac(2000))
+        channel.flush_when_due()
+        clock.rightNow += 0.2
+        self.assertEqual(viewers[0].outlet.calls, calls)
+        channel.publish(aac(2001))
+        channel.flush_when_due()
+        self.assertEqual(viewers[0].outlet.calls, calls + 1)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
     def test_never_more_messages_than_said(self) -> None:
         clock = Clock()
         channel = on_air(make_channel(0.1, clock, cost=0.5, merge_messages=3))

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.server.intake import READ_SIZE, Intake
+from rtmp_twisted.server.intake import PATIENCE, READ_SIZE, Intake
 
 
 class Reactor:
@@ -62,7 +63,9 @@ class Reader:
 class IntakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
-        self.intake = Intake(cast(Any, self.reactor))
+        self.clock = Clock()
+        self.clock.advance(100)
+        self.intake = Intake(cast(Any, self.reactor), self.clock)
         self.addCleanup(self.intake.connectionLost, Failure(ConnectionDone()))
         self.story: list[tuple[str, bytes]] = []
 
@@ -87,6 +90,28 @@ class IntakeTests(SynchronousTestCase):
         self.intake.doRead()
         self.assertEqual(sorted(self.story[:2]), [("one", b"1"), ("two", b"2")])
         self.assertEqual(sorted(self.story[2:]), [("one", b""), ("two", b"")])
+
+    def test_between_what_others_do(self) -> None:
+        """Whoever calls glance lets publishers be read, unless that has just been done, or is being done."""
+        reader, far = self.take("one")
+        reader.then = self.intake.glance
+        far.sendall(b"1")
+        self.intake.glance()
+        self.assertEqual(self.story, [("one", b"1"), ("one", b"")])
+        far.sendall(b"2")
+        self.clock.advance(PATIENCE / 2)
+        self.intake.glance()
+        self.assertEqual(len(self.story), 2)
+        self.clock.advance(PATIENCE)
+
+        def while_it_reads() -> None:
+            far.sendall(b"3")
+            self.clock.advance(1)
+            self.intake.glance()
+
+        reader.then = while_it_reads
+        self.intake.glance()
+        self.assertEqual(self.story[2:], [("one", b"2"), ("one", b"")])
 
     def test_in_place_of_the_transport(self) -> None:
         reader, far = self.take("one")

@@ -163,7 +163,7 @@ class ServerTests(TestCase):
 
     async def serve(self, authority: IPublishAuthority | None = None) -> int:
         broker = Broker(reactor, authority or AcceptAll(), Pacer(0, reactor.seconds), ChannelOptions())
-        self.factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor), intake=Intake(reactor))
+        self.factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor), intake=Intake(reactor, reactor))
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
         self.addCleanup(self.gone)
         self.addCleanup(self.factory.finish_all, "the test is over")
@@ -195,6 +195,20 @@ class ServerTests(TestCase):
             await some.status(code)
             some.transport.loseConnection()
             await within(some.lost)
+
+    async def test_publishers_are_looked_after_in_between(self) -> None:
+        """After each client's commands, and after each that goes on with what waited to leave."""
+        port = await self.serve()
+        glances: list[None] = []
+        self.patch(self.factory.intake, "glance", lambda: glances.append(None))
+        some = await self.connect(port)
+        await some.open()
+        self.assertTrue(glances)
+        [serving] = self.factory.connections
+        glances.clear()
+        serving.outlet.blocked_since = 1.0
+        serving.outlet.resumeProducing()
+        self.assertTrue(glances)
 
     async def test_the_server_ends_a_refused_connection(self) -> None:
         port = await self.serve()
