@@ -15,7 +15,7 @@ from rtmp_twisted.settings import Settings
 from rtmp_twisted.summary import lines
 
 COLLECT_AFTER = 20_000, 20, 20
-"""`gc.set_threshold`: garbage is looked for less often than by default. A channel's log has some objects for each
+"""``gc.set_threshold``: garbage is looked for less often than by default. A channel's log has some objects for each
 message, which die without being looked for, and each look is a pause for everyone."""
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
