@@ -77,7 +77,8 @@ compiled=$root/build/compiled
 ensure_compiled() {
     local wanted headers missing=()
     [ "${RTMP_TWISTED_COMPILE:-}" = 1 ] || return 0
-    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -type f -not -name '*.pyc' -not -name '*.so' |
+    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -type f \
+        -not -name '*.pyc' -not -name '*.so' -not -name dropin.cache |
         LC_ALL=C sort | xargs cat | cksum; "$venv/bin/python" -V)
     [ "$(cat "$compiled/.made-of" 2>/dev/null)" != "$wanted" ] || return 0
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)

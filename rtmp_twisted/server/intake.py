@@ -23,7 +23,6 @@ AT_ONCE: Final = 512
 READ_SIZE: Final = 65536
 """Bytes that are read from a socket in one call of the reactor, as many as the reactor would."""
 
-
 PATIENCE: Final = 0.002
 """Seconds after which publishers are looked after in between, while the reactor is busy with others."""
 
