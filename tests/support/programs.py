@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -23,12 +24,17 @@ from tests.support.fakes_outside import reactor, within
 ROOT = Path(__file__).parents[2]
 
 
+_ports = random.sample(range(10_000, 32_000), 20_000)
+
+
 def free_port() -> int:
-    """A TCP port that is free on loopback right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that is free right now, and that nobody gets by chance: below those that the kernel gives to outgoing
+    connections, and none that this process has been given before."""
+    while True:
+        port = _ports.pop()
+        with socket.socket(socket.AF_INET6) as probe, contextlib.suppress(OSError):
+            probe.bind(("::", port))
+            return port
 
 
 class Case(Protocol):
