@@ -15,18 +15,18 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
+from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
-from rtmp_twisted.live.pacer import Pacer
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.running import Running
-from rtmp_twisted.server.door import Door
-from rtmp_twisted.server.factory import RTMPFactory, RTMPService
-from rtmp_twisted.server.gate import Gate, most_connections
-from rtmp_twisted.server.intake import Intake
-from rtmp_twisted.server.names import NameRules
-from rtmp_twisted.server.session import SessionOptions
+from rtmp_twisted.process import Running
+from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
+from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
+from rtmp_twisted.rtmp.listener import Listener
+from rtmp_twisted.rtmp.names import NameRules
+from rtmp_twisted.rtmp.poller import PublisherPoller
+from rtmp_twisted.rtmp.session import SessionOptions
 from rtmp_twisted.settings import Settings, option_parameters
 from rtmp_twisted.settings_types import SettingsError
 from rtmp_twisted.summary import lines
@@ -93,7 +93,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     broker = Broker(
         reactor,
         timed or authority,
-        Pacer(settings.write_merge_ms / 1000, time.thread_time),
+        FlushScheduler(settings.write_merge_ms / 1000, time.thread_time),
         ChannelOptions(
             chunk_size=settings.rtmp_chunk_size,
             cache_bytes=settings.gop_cache_size_mb * MEBIBYTE,
@@ -102,7 +102,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         ),
         settings.publish_takeover_seconds,
     )
-    gate = Gate(
+    gate = ConnectionLimits(
         most_connections(settings.max_connections),
         settings.max_ip_concurrent_connections,
         settings.concurrent_limit_whitelist,
@@ -117,20 +117,20 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             max_publish_rate=settings.max_publish_kbps * 1000 / 8,
         ),
         gate,
-        Intake(reactor, reactor),
+        PublisherPoller(reactor, reactor),
         debug=settings.log_debug,
         trace=settings.log_trace,
     )
-    door = Door(gate, factory, settings.proxy_protocol_from, reactor)
+    door = Listener(gate, factory, settings.proxy_protocol_from, reactor)
     endpoints: list[Any] = [("RTMP", one, door) for one in rtmp_endpoints(settings, reactor)]
     services: list[Service] = [broker]
     if settings.rtmps:
-        from rtmp_twisted.server.tls import SecuredFactory
+        from rtmp_twisted.rtmp.tls import SecuredFactory
 
         certificates = rtmps_certificates(settings, reactor)
         secured = SecuredFactory(certificates, False, factory, reactor)
         where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
-        endpoints.append(("RTMPS", where, Door(gate, secured, settings.proxy_protocol_from, reactor)))
+        endpoints.append(("RTMPS", where, Listener(gate, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
     services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds))
     if isinstance(authority, Service):
@@ -139,7 +139,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         authority.target = broker
     links = {"coordinator": authority} if settings.control_use else {}
     if settings.redis_use:
-        from rtmp_twisted.outside.redis import RedisCommands
+        from rtmp_twisted.integrations.redis import RedisCommands
 
         try:
             redis = RedisCommands(
@@ -164,7 +164,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
 
 
 def rtmps_certificates(settings: Settings, reactor: Any) -> Any:
-    from rtmp_twisted.server.tls import Certificates
+    from rtmp_twisted.rtmp.tls import Certificates
 
     try:
         return Certificates(reactor, settings.ssl_cert, settings.ssl_key, settings.ssl_check_reload_seconds)
@@ -176,7 +176,7 @@ def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:
     """The authority as the broker is to ask it where somebody may want to know how it does, or None."""
     if not settings.http_port:
         return None
-    from rtmp_twisted.outside.metrics import TimedAuthority
+    from rtmp_twisted.web.metrics import TimedAuthority
 
     return TimedAuthority(authority, reactor)
 
@@ -184,8 +184,8 @@ def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:
 def operator_http(
     settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory, timed: Any, links: dict[str, Any]
 ) -> Service:
-    from rtmp_twisted.outside.http import OperatorHTTP
-    from rtmp_twisted.outside.metrics import Metrics
+    from rtmp_twisted.web.metrics import Metrics
+    from rtmp_twisted.web.operators import OperatorHTTP
 
     metrics = Metrics(reactor, broker, factory, timed, links)
     where = endpoint(reactor, settings.http_bind_address, settings.http_port)
@@ -195,7 +195,7 @@ def operator_http(
 def publish_authority(settings: Settings, reactor: Any) -> Any:
     """Who decides: the coordinator, the callback, or nobody (an `IPublishAuthority`; imports only what it needs)."""
     if settings.control_use:
-        from rtmp_twisted.outside.control import CoordinatorAuthority
+        from rtmp_twisted.integrations.coordinator import CoordinatorAuthority
 
         try:
             return CoordinatorAuthority(
@@ -211,7 +211,7 @@ def publish_authority(settings: Settings, reactor: Any) -> Any:
         except ValueError as error:
             raise SettingsError([f"CONTROL_BASE_URL: {error}"]) from None
     if settings.callback_url:
-        from rtmp_twisted.outside.callback import CallbackAuthority
+        from rtmp_twisted.integrations.callback import CallbackAuthority
 
         return CallbackAuthority(
             reactor,

@@ -14,7 +14,7 @@ from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted.settings import Settings
-from tests.support.fakes_outside import within
+from tests.support.fakes import within
 from tests.support.programs import ROOT, Program, Server, free_port
 
 PREDECESSORS_COMPOSE = """

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted.settings import Settings
 from tests.support.clips import clip
-from tests.support.fakes_outside import within
+from tests.support.fakes import within
 from tests.support.programs import ROOT, Program, Server, free_port
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]

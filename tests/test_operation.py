@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import Networks
 from rtmp_twisted.summary import features, lines
-from tests.support.fakes_outside import reactor, read_token, until, within
+from tests.support.fakes import reactor, read_token, until, within
 from tests.support.programs import ROOT, Program, Server, free_port
 from tests.support.rtmp_client import RTMPClient, aac, client
 

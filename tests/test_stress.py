@@ -33,14 +33,14 @@ sys.exit(cli.main(["--connections", "50"]))
 """
 
 FORGETFUL = """
-from rtmp_twisted.server.gate import Gate
-Gate.leave = lambda self, address: None
+from rtmp_twisted.rtmp.limits import ConnectionLimits
+ConnectionLimits.leave = lambda self, address: None
 from twisted.scripts.twistd import run
 run()
 """
 
 DEAF = """
-from rtmp_twisted.server.protocol import RTMPProtocol
+from rtmp_twisted.rtmp.protocol import RTMPProtocol
 lost = RTMPProtocol.connectionLost
 
 def connectionLost(self, reason):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.support.fakes_outside import within
+from tests.support.fakes import within
 from tests.support.programs import ROOT, Program, free_port
 from tests.support.rtmp_client import client
 

@@ -20,11 +20,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
 from rtmp_twisted.live.commands import ICommandTarget
-from rtmp_twisted.live.pacer import Pacer
-from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.cursor import Player
 from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.wire.messages import Message
 
@@ -137,7 +137,7 @@ class Broker(Service):
         self,
         clock: IReactorTime,
         authority: IPublishAuthority,
-        pacer: Pacer,
+        pacer: FlushScheduler,
         options: ChannelOptions | None = None,
         takeover_seconds: float = 3.0,
     ) -> None:

@@ -13,13 +13,14 @@ from typing import Final
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from rtmp_twisted.live.audience import FEW, FlushScheduler
+from rtmp_twisted.live.cursor import Cache, Player
 from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers, KeptHeaders
-from rtmp_twisted.live.log import Block, Log
-from rtmp_twisted.live.pacer import FEW, Pacer
-from rtmp_twisted.live.player import Cache, Player
-from rtmp_twisted.live.timeline import Timeline
+from rtmp_twisted.live.log import Block, MediaLog
+from rtmp_twisted.live.timestamps import Timestamps
 from rtmp_twisted.live.traffic import Traffic
-from rtmp_twisted.wire import media, messages
+from rtmp_twisted.media import tags
+from rtmp_twisted.wire import messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
 _TRACK_0: tuple[int, ...] = (0,)
@@ -43,9 +44,9 @@ class ChannelOptions:
 class Channel:
     """``on_air`` is whether a publisher's media is let in: between `begin` and `end`."""
 
-    def __init__(self, name: str, options: ChannelOptions, pacer: Pacer, clock: IReactorTime) -> None:
+    def __init__(self, name: str, options: ChannelOptions, pacer: FlushScheduler, clock: IReactorTime) -> None:
         self.name = name
-        self.log = Log(options.chunk_size, options.cache_bytes, options.whole_stream)
+        self.log = MediaLog(options.chunk_size, options.cache_bytes, options.whole_stream)
         self.on_air = False
         self.key = ""
         self.dropped = 0
@@ -66,7 +67,7 @@ class Channel:
         self._due = 0.0
         self._timer: IDelayedCall | None = None
         self._headers = KeptHeaders(name, options.chunk_size)
-        self._timeline = Timeline()
+        self._timeline = Timestamps()
         self._lost_at: float | None = None  # when its publisher was lost, until players are told or another comes
         self._held: set[Player] = set()  # who came since then
         self._has_video = False
@@ -109,20 +110,20 @@ class Channel:
         type_id, _, timestamp, body = message
         self.received_messages += 1
         self.received_bytes += len(body)
-        kind = media.OTHER
+        kind = tags.OTHER
         if type_id == VIDEO:
-            kind = media.classify_video(body)
-            if kind == media.HEADER:
+            kind = tags.classify_video(body)
+            if kind == tags.HEADER:
                 self._has_video = True
-            elif kind != media.OTHER and not self._begin_frame(body, timestamp, kind == media.KEYFRAME):
+            elif kind != tags.OTHER and not self._begin_frame(body, timestamp, kind == tags.KEYFRAME):
                 self.dropped += 1
                 return
         elif type_id == AUDIO:
-            kind = media.classify_audio(body)
-        header = kind == media.HEADER
+            kind = tags.classify_audio(body)
+        header = kind == tags.HEADER
         if header:
             self._headers.keep(message)
-        place = self._timeline.place if kind < media.HEADER else self._timeline.place_beside
+        place = self._timeline.place if kind < tags.HEADER else self._timeline.place_beside
         timestamp = place(type_id, timestamp)
         if self.log.append(type_id, timestamp, body, header) >= self._options.merge_messages:
             self.flush()
@@ -347,8 +348,8 @@ class Channel:
 
     def _begin_frame(self, body: bytes, timestamp: int, keyframe: bool) -> bool:
         """Whether a video frame can be of use: its track has had a keyframe, in this publish."""
-        multitrack = media.may_be_multitrack(body)
-        tracks = media.tracks(VIDEO, body) if multitrack else _TRACK_0
+        multitrack = tags.may_be_multitrack(body)
+        tracks = tags.tracks(VIDEO, body) if multitrack else _TRACK_0
         leads = keyframe and self._leads(tracks, timestamp)
         if leads:
             self._has_video = True

@@ -6,7 +6,8 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from rtmp_twisted.wire import chunks, media
+from rtmp_twisted.media import tags
+from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import AUDIO, COMMAND_AMF0, DATA_AMF0, DATA_AMF3, USER_CONTROL, VIDEO, Message
 
 PLAYER_STREAM_ID: Final = 1
@@ -58,7 +59,7 @@ class KeptHeaders:
         self._name = name
         self._chunk_size = chunk_size
         self._metadata: Message | None = None
-        self._codecs: dict[media.Slot, Message] = {}
+        self._codecs: dict[tags.Slot, Message] = {}
         self._now: Headers | None = None
         self._overflowed = False
 
@@ -71,7 +72,7 @@ class KeptHeaders:
 
     def keep(self, message: Message) -> None:
         """Keeps a message that `media` calls a header, in place of those for the same tracks."""
-        slots = media.header_slots(message.type_id, message.body)
+        slots = tags.header_slots(message.type_id, message.body)
         for slot in slots:
             self._codecs.pop(slot, None)
         if self._fits(message):

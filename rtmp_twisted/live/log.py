@@ -54,7 +54,7 @@ class Block:
         return _TRACK_0 if self.tracks is None else self.tracks.get(number, _TRACK_0)
 
 
-class Log:
+class MediaLog:
     """One channel's log. ``cache_bytes`` is the most that is kept for joiners, ``whole`` whether that is all that
     was published since `restart` (else one group of pictures)."""
 

@@ -12,14 +12,15 @@ from typing import Any
 
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
-from rtmp_twisted.outside import control_messages
-from rtmp_twisted.outside.redis import MAX_COMMAND, Kill, apply_message
-from rtmp_twisted.server.proxy import MAX_HEADER, read_header
-from rtmp_twisted.wire import amf0, amf3, chunks, codecs, media, messages
+from rtmp_twisted.integrations import coordinator_messages as control_messages
+from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
+from rtmp_twisted.media import codecs, tags
+from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
+from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.handshake import ServerHandshake
 from rtmp_twisted.wire.messages import AGGREGATE, AUDIO, VIDEO, Message
-from tests.support.fakes_outside import RecordingTarget
+from tests.support.fakes import RecordingTarget
 from tests.support.memory import World
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
 
@@ -96,14 +97,14 @@ def shake_hands(data: bytes, size: int) -> tuple[bytes, bytes]:
 
 def fuzz_media(data: bytes) -> None:
     """Nothing that a publisher can send as media raises anything; an aggregate is whole parts or a ProtocolError."""
-    for type_id, classify in (VIDEO, media.classify_video), (AUDIO, media.classify_audio):
+    for type_id, classify in (VIDEO, tags.classify_video), (AUDIO, tags.classify_audio):
         classify(data)
-        slots = media.header_slots(type_id, data)
-        assert len(slots) == len(set(slots)) <= media.MAX_TRACKS
-        assert len(media.tracks(type_id, data)) <= media.MAX_TRACKS
-        media.codec_name(type_id, data)
-        packet = media.parse(type_id, data)
-        assert packet is None or len(packet.tracks) <= media.MAX_TRACKS
+        slots = tags.header_slots(type_id, data)
+        assert len(slots) == len(set(slots)) <= tags.MAX_TRACKS
+        assert len(tags.tracks(type_id, data)) <= tags.MAX_TRACKS
+        tags.codec_name(type_id, data)
+        packet = tags.parse(type_id, data)
+        assert packet is None or len(packet.tracks) <= tags.MAX_TRACKS
         details = codecs.describe_header(type_id, data)
         assert len(str(details)) < 1000, details
     with contextlib.suppress(ProtocolError):

@@ -19,11 +19,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 
-from rtmp_twisted.wire import media
+from rtmp_twisted.media import tags
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.interop.programs import Player, Publisher
 from tests.support import clips
-from tests.support.fakes_outside import reactor, within
+from tests.support.fakes import reactor, within
 from tests.support.programs import Program, Server
 from tests.support.relay import Leg, Relay, Tape, is_header, is_keyframe
 
@@ -206,11 +206,11 @@ def _with_times_of(sent: list[Message], received: list[Message]) -> list[Message
     return [message._replace(timestamp=other.timestamp) for message, other in zip(sent, received, strict=True)]
 
 
-def _in_force(headers: list[Message]) -> dict[media.Slot, bytes]:
+def _in_force(headers: list[Message]) -> dict[tags.Slot, bytes]:
     """Each track's headers after these messages."""
     return {
         slot: message.body
         for message in headers
         if is_header(message)
-        for slot in media.header_slots(message.type_id, message.body)
+        for slot in tags.header_slots(message.type_id, message.body)
     }

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from tests.support.fakes_outside import within
+from tests.support.fakes import within
 from tests.support.flv import read_flv
 from tests.support.programs import Program, Server
 from tests.support.rtmp_client import client

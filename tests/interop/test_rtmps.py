@@ -8,10 +8,10 @@ from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ClientEndpoint, w
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
-from rtmp_twisted.server.tls import Certificates
+from rtmp_twisted.rtmp.tls import Certificates
 from tests.interop import test_programs
 from tests.support.certificates import Authority
-from tests.support.fakes_outside import reactor
+from tests.support.fakes import reactor
 from tests.support.programs import Server, free_port
 
 

@@ -11,7 +11,7 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.interop import programs
 from tests.interop.exchange import ENOUGH, REORDERED, ExchangeCase, Viewer
 from tests.support import clips
-from tests.support.fakes_outside import reactor, within
+from tests.support.fakes import reactor, within
 from tests.support.flv import read_flv
 from tests.support.http_app import HTTPApp
 from tests.support.programs import Server

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import player as player_module
-from rtmp_twisted.live.player import Cache, Player
-from rtmp_twisted.wire import media
+from rtmp_twisted.live import cursor as player_module
+from rtmp_twisted.live.cursor import Cache, Player
+from rtmp_twisted.media import tags
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
-from tests.support.live import PLENTY, FakeOutlet, Viewer, make_channel
+from tests.support.live import PLENTY, FakeWriter, Viewer, make_channel
 from tests.support.rtmp_client import aac, avc
 
 WHICH = st.integers(0, 9)
@@ -101,7 +101,7 @@ class Run:
     def join(self, which: int, cache: Cache) -> None:
         """On a connection of its own, or as another stream of one that is there."""
         others = [viewer for viewer in self.viewers if viewer.outlet is self.viewers[which % len(self.viewers)].outlet]
-        outlet = others[0].outlet if others and which % 3 == 0 else FakeOutlet(500)
+        outlet = others[0].outlet if others and which % 3 == 0 else FakeWriter(500)
         stream_id = 1 + len(others) if others and outlet is others[0].outlet else 1 + which % 2
         if any(viewer.outlet is outlet and viewer.player.stream_id == stream_id for viewer in self.viewers):
             return
@@ -110,7 +110,7 @@ class Run:
         self.viewers.append(viewer)
         self.channel.join(viewer.player)
 
-    def take(self, outlet: FakeOutlet, room: int) -> None:
+    def take(self, outlet: FakeWriter, room: int) -> None:
         if outlet.take(room):
             for viewer in self.viewers:
                 if viewer.outlet is outlet:
@@ -179,7 +179,7 @@ class AnyScheduleTests(SynchronousTestCase):
             number = int(message.body[start + 6 : start + 12])
             self.assertEqual(message.body, sent[number].body)
             if kind == VIDEO:
-                if media.classify_video(message.body) != media.KEYFRAME:
+                if tags.classify_video(message.body) != tags.KEYFRAME:
                     self.assertGreater(number, place)
                     between = [m for m in sent[place + 1 : number] if m.type_id == VIDEO]
                     self.assertEqual(between, [])

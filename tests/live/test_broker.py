@@ -7,11 +7,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll, Refused
 from rtmp_twisted.live.broker import RETURN_SECONDS, STOP_PATIENCE, Broker, Publication
-from rtmp_twisted.live.pacer import Pacer
-from rtmp_twisted.live.player import Cache, Player
-from tests.support.live import FakeOutlet, Viewer
+from rtmp_twisted.live.cursor import Cache, Player
+from tests.support.live import FakeWriter, Viewer
 from tests.support.memory import Authority
 from tests.support.rtmp_client import AAC_HEADER, aac, codes
 
@@ -39,7 +39,9 @@ class BrokerCase(SynchronousTestCase):
     def make(self, ask: bool = False, takeover: float = 3) -> None:
         self.clock = Clock()
         self.authority = Authority(ask)
-        self.broker = Broker(self.clock, self.authority, Pacer(0, self.clock.seconds), takeover_seconds=takeover)
+        self.broker = Broker(
+            self.clock, self.authority, FlushScheduler(0, self.clock.seconds), takeover_seconds=takeover
+        )
 
     def publish(self, key: str = "key") -> tuple[Publisher, Publication]:
         publisher = Publisher()
@@ -49,7 +51,7 @@ class BrokerCase(SynchronousTestCase):
         return [event[0] for event in self.authority.events]
 
     def play(self, key: str = "key") -> Viewer:
-        viewer = Viewer(None, FakeOutlet())  # type: ignore[arg-type]
+        viewer = Viewer(None, FakeWriter())  # type: ignore[arg-type]
         viewer.player = Player(viewer, viewer.outlet, 1, key, Cache.GOP)
         self.broker.play("channel", viewer.player)
         return viewer

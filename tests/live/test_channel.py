@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import player as player_module
+from rtmp_twisted.live import cursor as player_module
+from rtmp_twisted.live.audience import BYTES, CHEAP, FEW, FREE, SHARE, FlushScheduler
 from rtmp_twisted.live.channel import Channel
+from rtmp_twisted.live.cursor import Cache
 from rtmp_twisted.live.log import Block
-from rtmp_twisted.live.pacer import BYTES, CHEAP, FEW, FREE, SHARE, Pacer
-from rtmp_twisted.live.player import Cache
-from rtmp_twisted.wire import amf0, media, messages
+from rtmp_twisted.media import tags
+from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO, Message
 from tests.support.live import Viewer, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
@@ -265,7 +266,7 @@ class SlowTests(SynchronousTestCase):
             found = everything.index(body)
             self.assertGreater(found, place)
             if found != place + 1:
-                self.assertEqual(media.classify_video(body), media.KEYFRAME)
+                self.assertEqual(tags.classify_video(body), tags.KEYFRAME)
             place = found
 
     def test_any_place_to_stop(self) -> None:
@@ -407,7 +408,7 @@ class PaceTests(SynchronousTestCase):
             self.assertEqual(viewers[0].bodies()[-1], aac(2000 + n).body)
 
     def test_the_share_is_the_process_s(self) -> None:
-        pacer = Pacer(10, lambda: 0)
+        pacer = FlushScheduler(10, lambda: 0)
         costs = [0.0] * 20
         for _ in range(200):
             costs = [pacer.account(cost, FREE + 0.001, 0) for cost in costs]
@@ -418,7 +419,7 @@ class PaceTests(SynchronousTestCase):
 
     def test_bytes_are_not_what_merging_saves(self) -> None:
         """Twice the bytes in twice the time are no reason to write less often."""
-        pacer = Pacer(10, lambda: 0)
+        pacer = FlushScheduler(10, lambda: 0)
         calls = FREE + 0.002
         cost = 0.0
         for size in (0, BYTES, 3 * BYTES) * 60:
@@ -513,12 +514,12 @@ class AnyScheduleTests(SynchronousTestCase):
             found = sent.index(message.body)
             self.assertTrue(headed)
             if message.type_id == VIDEO:
-                keyframe = media.classify_video(message.body) == media.KEYFRAME
+                keyframe = tags.classify_video(message.body) == tags.KEYFRAME
                 self.assertTrue(keyed or keyframe)
                 keyed = True
             if place is not None:
                 self.assertGreater(found, place)
                 if found != place + 1 and message.type_id == VIDEO:
-                    skipped = [media.classify_video(b) for b in sent[place + 1 : found] if b[0] in (0x17, 0x27)]
+                    skipped = [tags.classify_video(b) for b in sent[place + 1 : found] if b[0] in (0x17, 0x27)]
                     self.assertTrue(keyframe or not skipped)
             place = found

@@ -1,15 +1,15 @@
-"""rtmp_twisted.live.player and log: several players on one connection, sound alone, the end, changing headers."""
+"""rtmp_twisted.live.cursor and log: several players on one connection, sound alone, the end, changing headers."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import player as player_module
+from rtmp_twisted.live import cursor as player_module
 from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.cursor import Cache, Player
 from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.messages import AUDIO, USER_CONTROL, VIDEO, Message
-from tests.support.live import PLENTY, FakeOutlet, Viewer, join, make_channel
+from tests.support.live import PLENTY, FakeWriter, Viewer, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc, codes
 
 UNPUBLISHED = "NetStream.Play.UnpublishNotify"
@@ -99,7 +99,7 @@ class OneConnectionTests(SynchronousTestCase):
         """One keeps up and is cut short in the middle of a message; the other may not write before that is whole."""
         for room in range(1, 3000, 53):
             channel = on_air(make_channel(chunk_size=128))
-            outlet = FakeOutlet()
+            outlet = FakeWriter()
             viewers = []
             for stream_id in 1, 2, 3:
                 viewer = Viewer(channel, outlet)

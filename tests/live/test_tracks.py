@@ -6,13 +6,13 @@ import itertools
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted.live import cursor as player_module
 from rtmp_twisted.live import headers as headers_module
-from rtmp_twisted.live import player as player_module
 from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.player import Cache
+from rtmp_twisted.live.cursor import Cache
 from rtmp_twisted.wire import messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
-from tests.support.fakes_outside import Log
+from tests.support.fakes import Log
 from tests.support.live import Viewer, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, aac, avc
 

@@ -7,14 +7,14 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import player as player_module
+from rtmp_twisted.live import cursor as player_module
+from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
-from rtmp_twisted.live.pacer import Pacer
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.cursor import Cache, Player
 from rtmp_twisted.live.traffic import Traffic
 from tests.live.test_broker import Publisher
-from tests.support.live import FakeOutlet, Viewer, join, make_channel
+from tests.support.live import FakeWriter, Viewer, join, make_channel
 from tests.support.memory import Authority
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, METADATA, aac, avc
 
@@ -22,11 +22,11 @@ from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, METADATA, aac, avc
 class TrafficTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        pacer = Pacer(0, self.clock.seconds)
+        pacer = FlushScheduler(0, self.clock.seconds)
         self.broker = Broker(self.clock, Authority(), pacer, ChannelOptions(whole_stream=True))
 
     def play(self) -> Viewer:
-        viewer = Viewer(None, FakeOutlet())  # type: ignore[arg-type]
+        viewer = Viewer(None, FakeWriter())  # type: ignore[arg-type]
         viewer.player = Player(viewer, viewer.outlet, 1, "key", Cache.ALL)
         self.broker.play("channel", viewer.player)
         return viewer
@@ -124,7 +124,7 @@ class ChannelTests(SynchronousTestCase):
         self.assertIsNone(channel.keyframe_interval)
 
     def test_of_one_name(self) -> None:
-        broker = Broker(Clock(), Authority(ask=True), Pacer(0, lambda: 0.0))
+        broker = Broker(Clock(), Authority(ask=True), FlushScheduler(0, lambda: 0.0))
         self.assertIsNone(broker.channel("channel"))
         publication = broker.publish("channel", "key", "192.0.2.1", Publisher())
         found = broker.channel("channel")

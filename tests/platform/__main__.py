@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
 from tests.platform.run import run
-from tests.support.fakes_outside import reactor
+from tests.support.fakes import reactor
 
 
 class Cleanups:

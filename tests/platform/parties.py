@@ -15,7 +15,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from tests.platform.record import Record, Stream, Way
 from tests.support.coordinator import Coordinator, Visit
-from tests.support.fakes_outside import reactor, until
+from tests.support.fakes import reactor, until
 from tests.support.http_app import Event, HTTPApp
 
 LONGEST_DELAY = 0.4

@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from rtmp_twisted.wire.messages import Message
 from tests.platform.parties import DENIED, LONGEST_DELAY, SPOILED
 from tests.platform.record import STARTED, Publish, Record
-from tests.support.fakes_outside import reactor, until, within
+from tests.support.fakes import reactor, until, within
 from tests.support.programs import Case, Program
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, METADATA, RTMPClient, aac, avc, client, codes
 

@@ -25,7 +25,7 @@ from rtmp_twisted.wire.messages import Message
 from tests.platform.parties import Application, Coordination, Party
 from tests.platform.publishers import KEY, Broadcast, Crowd
 from tests.platform.record import Record
-from tests.support.fakes_outside import reactor, until, within
+from tests.support.fakes import reactor, until, within
 from tests.support.programs import Case, Server, free_port
 from tests.support.redis_server import RedisServer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import imageio_ffmpeg
 from twisted.trial.unittest import TestCase
 
-from tests.support.fakes_outside import reactor, within
+from tests.support.fakes import reactor, within
 from tests.support.programs import Program
 
 CURRENT_FFMPEG: str = imageio_ffmpeg.get_ffmpeg_exe()

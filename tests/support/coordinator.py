@@ -10,7 +10,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import maybeDeferred
 
-from tests.support.fakes_outside import reactor, read_token, until
+from tests.support.fakes import reactor, read_token, until
 
 _silent = txaio.make_logger(level="none")  # type: ignore[attr-defined]
 

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from tests.support.fakes_outside import reactor, read_token
+from tests.support.fakes import reactor, read_token
 
 
 @frozen

@@ -5,9 +5,9 @@ from __future__ import annotations
 from attrs import define, field
 from twisted.internet.task import Clock
 
+from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.channel import Channel, ChannelOptions
-from rtmp_twisted.live.pacer import Pacer
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.cursor import Cache, Player
 from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
@@ -15,7 +15,7 @@ PLENTY = 10**12
 
 
 @define(eq=False)
-class FakeOutlet:
+class FakeWriter:
     """Takes ``room`` bytes at once; what is written beyond that waits until `take` makes room."""
 
     room: int = PLENTY
@@ -58,7 +58,7 @@ class Viewer:
     """A player's owner, outlet and all that it got."""
 
     channel: Channel
-    outlet: FakeOutlet
+    outlet: FakeWriter
     player: Player = field(init=False)
     skips: list[int] = field(factory=list)
     refusals: list[str] = field(factory=list)
@@ -94,7 +94,7 @@ class Viewer:
 def join(
     channel: Channel, cache: Cache = Cache.GOP, room: int = PLENTY, stream_id: int = 1, key: str = "key"
 ) -> Viewer:
-    viewer = Viewer(channel, FakeOutlet(room))
+    viewer = Viewer(channel, FakeWriter(room))
     viewer.player = Player(viewer, viewer.outlet, stream_id, key, cache)
     channel.join(viewer.player)
     return viewer
@@ -108,4 +108,4 @@ def make_channel(longest: float = 0, clock: Clock | None = None, cost: float = 0
         time[0] += cost
         return time[0]
 
-    return Channel("channel", ChannelOptions(**options), Pacer(longest, stopwatch), clock or Clock())  # type: ignore[arg-type]
+    return Channel("channel", ChannelOptions(**options), FlushScheduler(longest, stopwatch), clock or Clock())  # type: ignore[arg-type]

@@ -13,13 +13,13 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
-from rtmp_twisted.live.pacer import Pacer
-from rtmp_twisted.server.factory import RTMPFactory
-from rtmp_twisted.server.names import NameRules
-from rtmp_twisted.server.session import SessionOptions
+from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.names import NameRules
+from rtmp_twisted.rtmp.session import SessionOptions
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, chunks, messages
 from rtmp_twisted.wire.messages import Command, Message
@@ -93,7 +93,7 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         self.authority = Authority(self.ask)
-        pacer = Pacer(0, self.clock.seconds)
+        pacer = FlushScheduler(0, self.clock.seconds)
         self.broker = Broker(self.clock, self.authority, pacer, self.channels, self.takeover_seconds)
         self.factory = RTMPFactory(
             SessionOptions(broker=self.broker, clock=self.clock, names=self.names, players=self.players)

@@ -19,7 +19,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from tests.support.fakes_outside import reactor, within
+from tests.support.fakes import reactor, within
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from tests.support.certificates import Authority, IssuedCertificate
-from tests.support.fakes_outside import reactor, within
+from tests.support.fakes import reactor, within
 
 
 def free_port() -> int:

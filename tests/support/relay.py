@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from rtmp_twisted.wire import media
+from rtmp_twisted.media import tags
 from rtmp_twisted.wire.chunks import ChunkDecoder
 from rtmp_twisted.wire.messages import AUDIO, COMMAND_AMF0, COMMAND_AMF3, VIDEO, Message, parse_command
-from tests.support.fakes_outside import reactor, until
+from tests.support.fakes import reactor, until
 from tests.support.rtmp_client import codes
 
 HANDSHAKE = 1 + 1536 + 1536
@@ -72,12 +72,12 @@ class Tape:
 
 def is_header(message: Message) -> bool:
     """Whether this is a codec header."""
-    classify = {VIDEO: media.classify_video, AUDIO: media.classify_audio}.get(message.type_id)
-    return classify is not None and classify(message.body) == media.HEADER
+    classify = {VIDEO: tags.classify_video, AUDIO: tags.classify_audio}.get(message.type_id)
+    return classify is not None and classify(message.body) == tags.HEADER
 
 
 def is_keyframe(message: Message) -> bool:
-    return message.type_id == VIDEO and media.classify_video(message.body) == media.KEYFRAME
+    return message.type_id == VIDEO and tags.classify_video(message.body) == tags.KEYFRAME
 
 
 @implementer(IHandshakeListener)

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from rtmp_twisted.wire import amf0, chunks, messages
 from rtmp_twisted.wire.messages import Command, Message
-from tests.support.fakes_outside import reactor, within
+from tests.support.fakes import reactor, within
 
 HANDSHAKE = b"\x03" + bytes(1536)
 

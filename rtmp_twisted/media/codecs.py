@@ -1,0 +1,343 @@
+"""What a codec header says about its stream, for an operator's page: best effort, bounded, never raises.
+
+Called once per header, never per frame. The records' layouts: ISO/IEC 14496-15 (AVC, HEVC), AV1 in ISOBMFF and the
+AV1 bitstream's section 5.5, VP9 in ISOBMFF, ISO/IEC 14496-3 (AAC), RFC 7845 (Opus), RFC 9639 (FLAC). The codec
+strings are those of RFC 6381, as browsers take them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final, TypeAlias
+
+from rtmp_twisted.media import tags
+from rtmp_twisted.wire.messages import AUDIO, VIDEO
+
+Details: TypeAlias = dict[str, str | int | float]
+"""Some of: codec, codec_string, width, height, frame_rate (per second), sample_rate (Hz), channels, track."""
+
+MAX_RECORD: Final = 16_384
+"""Bytes of a header that are looked at."""
+MAX_PARAMETER_SET: Final = 1024
+"""Bytes of an H.264 or HEVC sequence parameter set that are looked at; all that is wanted stands before its end."""
+MAX_DIMENSION: Final = 65_536
+"""A larger width or height is not believed."""
+MAX_FRAME_RATE: Final = 1000
+"""Nor is a larger frame rate."""
+
+_AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+_AAC_CHANNELS: Final = (0, 1, 2, 3, 4, 5, 6, 8)
+_AAC_WITH_SBR: Final = (5, 29)
+_H264_WITH_CHROMA_FORMAT: Final = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
+_HEVC_SPS: Final = 33
+_AV1_SEQUENCE_HEADER: Final = 1
+
+
+def describe_header(type_id: int, body: bytes) -> Details:
+    """What a header message (of its first track) says; empty where ``body`` is no codec's configuration."""
+    if not any(kind == "sequence" for _, _, kind in tags.header_slots(type_id, body)):
+        return {}
+    codec = tags.codec_name(type_id, body)
+    details: Details = {"codec": codec}
+    packet = tags.parse(type_id, body)
+    if packet is not None:
+        track = packet.tracks[0]
+        if packet.packet_type == tags.MPEG2_TS_SEQUENCE_START:
+            return details
+        details["track"] = track.track_id
+        record = body[track.start : min(track.stop, track.start + MAX_RECORD)]
+    else:
+        start = 2 if type_id == AUDIO else 5
+        details["track"] = 0
+        record = body[start : start + MAX_RECORD]
+    describe = _DESCRIBERS.get((type_id, codec))
+    if describe is not None:
+        with contextlib.suppress(IndexError):  # The record ends too early: what was found until there stands.
+            describe(record, details)
+    return details
+
+
+class _Bits:
+    """Reads numbers of some bits; raises IndexError at the end of the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def read(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise IndexError
+        return self._value >> self._left & (1 << count) - 1
+
+    def golomb(self) -> int:
+        """ue(v): H.264, section 9.1. At most 32 bits."""
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+            if zeros > 32:
+                raise IndexError
+        return (1 << zeros) - 1 + self.read(zeros)
+
+    def signed_golomb(self) -> int:
+        """se(v)."""
+        number = self.golomb()
+        return (number + 1) // 2 if number & 1 else -(number // 2)
+
+
+def _without_emulation_prevention(nal_unit: bytes) -> bytes:
+    return nal_unit[:MAX_PARAMETER_SET].replace(b"\x00\x00\x03", b"\x00\x00")
+
+
+def _set_size(details: Details, width: int, height: int) -> None:
+    if 0 < width <= MAX_DIMENSION and 0 < height <= MAX_DIMENSION:
+        details["width"] = width
+        details["height"] = height
+
+
+def _h264(record: bytes, details: Details) -> None:
+    """AVCDecoderConfigurationRecord: ISO/IEC 14496-15, section 5.3.3.1."""
+    details["codec_string"] = f"avc1.{record[1]:02x}{record[2]:02x}{record[3]:02x}"
+    if not record[5] & 0x1F:
+        return
+    length = record[6] << 8 | record[7]
+    _h264_sps(_without_emulation_prevention(record[9 : 8 + length]), details)
+
+
+def _h264_sps(sps: bytes, details: Details) -> None:
+    """H.264, section 7.3.2.1.1, behind the NAL unit's header byte."""
+    bits = _Bits(sps)
+    profile = bits.read(8)
+    bits.read(16)
+    bits.golomb()
+    chroma_format, separate_planes = 1, 0
+    if profile in _H264_WITH_CHROMA_FORMAT:
+        chroma_format = bits.golomb()
+        if chroma_format == 3:
+            separate_planes = bits.read(1)
+        bits.golomb()
+        bits.golomb()
+        bits.read(1)
+        if bits.read(1):
+            _skip_scaling_lists(bits, 12 if chroma_format == 3 else 8)
+    bits.golomb()
+    _skip_picture_order_count(bits)
+    bits.golomb()
+    bits.read(1)
+    width = 16 * (bits.golomb() + 1)
+    map_units = bits.golomb() + 1
+    frames_only = bits.read(1)
+    height = 16 * map_units * (2 - frames_only)
+    if not frames_only:
+        bits.read(1)
+    bits.read(1)
+    if bits.read(1):
+        crop_x = 2 if chroma_format in (1, 2) and not separate_planes else 1
+        crop_y = (2 if chroma_format == 1 else 1) * (2 - frames_only)
+        left, right, top, bottom = (bits.golomb() for _ in range(4))
+        width -= crop_x * (left + right)
+        height -= crop_y * (top + bottom)
+    _set_size(details, width, height)
+    if bits.read(1):
+        _h264_frame_rate(bits, details)
+
+
+def _skip_scaling_lists(bits: _Bits, count: int) -> None:
+    for index in range(count):
+        if not bits.read(1):
+            continue
+        last = following = 8
+        for _ in range(16 if index < 6 else 64):
+            if following:
+                following = (last + bits.signed_golomb()) % 256
+            last = following or last
+
+
+def _skip_picture_order_count(bits: _Bits) -> None:
+    match bits.golomb():
+        case 0:
+            bits.golomb()
+        case 1:
+            bits.read(1)
+            bits.golomb()
+            bits.golomb()
+            for _ in range(min(bits.golomb(), 255)):
+                bits.golomb()
+
+
+def _h264_frame_rate(bits: _Bits, details: Details) -> None:
+    """H.264, section E.1.1, up to the timing."""
+    if bits.read(1) and bits.read(8) == 255:  # Extended_SAR
+        bits.read(32)
+    if bits.read(1):
+        bits.read(1)
+    if bits.read(1):
+        bits.read(4)
+        if bits.read(1):
+            bits.read(24)
+    if bits.read(1):
+        bits.golomb()
+        bits.golomb()
+    if bits.read(1):
+        units, scale = bits.read(32), bits.read(32)
+        if units and 0 < scale <= 2 * units * MAX_FRAME_RATE:
+            details["frame_rate"] = round(scale / (2 * units), 3)
+
+
+def _hevc(record: bytes, details: Details) -> None:
+    """HEVCDecoderConfigurationRecord: ISO/IEC 14496-15, section 8.3.2.1, and its section E.3 for the string."""
+    space = ("", "A", "B", "C")[record[1] >> 6]
+    tier = "H" if record[1] & 0x20 else "L"
+    compatibility = int(f"{int.from_bytes(record[2:6], 'big'):032b}"[::-1], 2)
+    constraints = "".join(f".{byte:x}" for byte in record[6:12].rstrip(b"\x00"))
+    details["codec_string"] = f"hvc1.{space}{record[1] & 0x1F}.{compatibility:x}.{tier}{record[12]}{constraints}"
+    rate = record[19] << 8 | record[20]
+    if rate:
+        details["frame_rate"] = round(rate / 256, 3)
+    offset = 23
+    for _ in range(record[22]):
+        nal_type = record[offset] & 0x3F
+        count = record[offset + 1] << 8 | record[offset + 2]
+        offset += 3
+        for _ in range(count):
+            length = record[offset] << 8 | record[offset + 1]
+            offset += 2
+            if nal_type == _HEVC_SPS:
+                _hevc_sps(_without_emulation_prevention(record[offset + 2 : offset + length]), details)
+                return
+            offset += length
+
+
+def _hevc_sps(sps: bytes, details: Details) -> None:
+    """H.265, section 7.3.2.2.1, behind the NAL unit's header of two bytes."""
+    bits = _Bits(sps)
+    bits.read(4)
+    sub_layers = bits.read(3)
+    bits.read(1 + 96)
+    if sub_layers:
+        present = [bits.read(2) for _ in range(8)]
+        for flags in present[:sub_layers]:
+            bits.read((88 if flags & 2 else 0) + (8 if flags & 1 else 0))
+    bits.golomb()
+    chroma_format = bits.golomb()
+    if chroma_format == 3:
+        bits.read(1)
+    width, height = bits.golomb(), bits.golomb()
+    if bits.read(1):
+        left, right, top, bottom = (bits.golomb() for _ in range(4))
+        width -= (2 if chroma_format in (1, 2) else 1) * (left + right)
+        height -= (2 if chroma_format == 1 else 1) * (top + bottom)
+    _set_size(details, width, height)
+
+
+def _av1(record: bytes, details: Details) -> None:
+    """AV1CodecConfigurationRecord: AV1 in ISOBMFF, section 2.3; the string: section 5."""
+    level, flags = record[1] & 0x1F, record[2]
+    depth = 12 if flags & 0x20 else 10 if flags & 0x40 else 8
+    tier = "H" if flags & 0x80 else "M"
+    details["codec_string"] = f"av01.{record[1] >> 5}.{level:02d}{tier}.{depth:02d}"
+    offset = 4
+    header = record[offset]
+    offset += 2 if header & 4 else 1
+    if header & 2:  # obu_has_size_field: leb128, whose last byte has no upper bit.
+        while record[offset] & 0x80:
+            offset += 1
+        offset += 1
+    if header >> 3 & 0x0F == _AV1_SEQUENCE_HEADER:
+        _av1_sequence_header(_Bits(record[offset : offset + 256]), details)
+
+
+def _av1_sequence_header(bits: _Bits, details: Details) -> None:
+    """AV1, section 5.5.1, up to the frame's size."""
+    bits.read(4)
+    if bits.read(1):  # reduced_still_picture_header
+        bits.read(5)
+    else:
+        delay_length = _skip_av1_timing(bits)
+        delays_present = bits.read(1)
+        for _ in range(bits.read(5) + 1):
+            bits.read(12)
+            if bits.read(5) > 7:
+                bits.read(1)
+            if delay_length and bits.read(1):
+                bits.read(2 * delay_length + 1)
+            if delays_present and bits.read(1):
+                bits.read(4)
+    width_bits, height_bits = bits.read(4) + 1, bits.read(4) + 1
+    _set_size(details, bits.read(width_bits) + 1, bits.read(height_bits) + 1)
+
+
+def _skip_av1_timing(bits: _Bits) -> int:
+    """The length of the decoder model's delays in bits, or 0 where there is no decoder model."""
+    if not bits.read(1):
+        return 0
+    bits.read(64)
+    if bits.read(1):
+        bits.golomb()
+    if not bits.read(1):
+        return 0
+    length = bits.read(5) + 1
+    bits.read(42)
+    return length
+
+
+def _vp9(record: bytes, details: Details) -> None:
+    """VPCodecConfigurationRecord: VP9 in ISOBMFF. ffmpeg leaves out the box's version and flags."""
+    start = 4 if record[:4] == b"\x01\x00\x00\x00" else 0
+    if len(record) >= start + 8:
+        details["codec_string"] = f"vp09.{record[start]:02d}.{record[start + 1]:02d}.{record[start + 2] >> 4:02d}"
+
+
+def _aac(record: bytes, details: Details) -> None:
+    """AudioSpecificConfig: ISO/IEC 14496-3, section 1.6.2.1."""
+    bits = _Bits(record[:16])
+    object_type = _aac_object_type(bits)
+    details["codec_string"] = f"mp4a.40.{object_type}"
+    rate = _aac_rate(bits)
+    channels = bits.read(4)
+    if channels and channels < len(_AAC_CHANNELS):
+        details["channels"] = _AAC_CHANNELS[channels]
+    if object_type in _AAC_WITH_SBR:
+        rate = _aac_rate(bits)
+    if rate:
+        details["sample_rate"] = rate
+
+
+def _aac_object_type(bits: _Bits) -> int:
+    object_type = bits.read(5)
+    return 32 + bits.read(6) if object_type == 31 else object_type
+
+
+def _aac_rate(bits: _Bits) -> int:
+    index = bits.read(4)
+    if index == 15:
+        return bits.read(24)
+    return _AAC_RATES[index] if index < len(_AAC_RATES) else 0
+
+
+def _opus(record: bytes, details: Details) -> None:
+    """The identification header: RFC 7845, section 5.1. Opus is decoded at 48 kHz whatever was recorded."""
+    if record[:8] == b"OpusHead":
+        details["codec_string"] = "opus"
+        details["channels"] = record[9]
+        details["sample_rate"] = 48000
+
+
+def _flac(record: bytes, details: Details) -> None:
+    """STREAMINFO behind the signature and the block's header: RFC 9639, section 8.2."""
+    if record[:4] == b"fLaC":
+        bits = _Bits(record[18:26])
+        details["codec_string"] = "flac"
+        details["sample_rate"] = bits.read(20)
+        details["channels"] = bits.read(3) + 1
+
+
+_DESCRIBERS: Final = {
+    (VIDEO, "H.264"): _h264,
+    (VIDEO, "HEVC"): _hevc,
+    (VIDEO, "AV1"): _av1,
+    (VIDEO, "VP9"): _vp9,
+    (AUDIO, "AAC"): _aac,
+    (AUDIO, "Opus"): _opus,
+    (AUDIO, "FLAC"): _flac,
+}

@@ -1,0 +1,184 @@
+"""rtmp_twisted.rtmp.poller: reading what publishers send. Sockets are real, the reactor and transports are not."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from rtmp_twisted.rtmp.poller import PATIENCE, READ_SIZE, PublisherPoller
+
+
+class Reactor:
+    def __init__(self) -> None:
+        self.readers: list[object] = []
+
+    def addReader(self, reader: object) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: object) -> None:
+        self.readers.remove(reader)
+
+
+class Transport:
+    """Of one end of a connection; ``reading`` is whether it would read by itself."""
+
+    def __init__(self, handle: socket.socket) -> None:
+        self.handle = handle
+        self.reading = True
+
+    def getHandle(self) -> socket.socket:
+        return self.handle
+
+    def fileno(self) -> int:
+        return self.handle.fileno()
+
+    def pauseProducing(self) -> None:
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        self.reading = True
+
+
+class Reader:
+    def __init__(self, name: str, story: list[tuple[str, bytes]], handle: socket.socket) -> None:
+        self.transport = Transport(handle)
+        self.name = name
+        self.story = story
+        self.then: Callable[[], None] = lambda: None
+
+    def receive(self, data: bytes) -> None:
+        self.story.append((self.name, data))
+        self.then()
+
+    def received_all(self) -> None:
+        self.story.append((self.name, b""))
+
+
+class IntakeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = Reactor()
+        self.clock = Clock()
+        self.clock.advance(100)
+        self.intake = PublisherPoller(cast(Any, self.reactor), self.clock)
+        self.addCleanup(self.intake.connectionLost, Failure(ConnectionDone()))
+        self.story: list[tuple[str, bytes]] = []
+
+    def connect(self, name: str) -> tuple[Reader, socket.socket]:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        return Reader(name, self.story, near), far
+
+    def take(self, name: str) -> tuple[Reader, socket.socket]:
+        reader, far = self.connect(name)
+        self.intake.take(reader)
+        return reader, far
+
+    def test_all_are_read_before_any_is_handed_on(self) -> None:
+        _, one = self.take("one")
+        _, two = self.take("two")
+        self.take("silent")
+        one.sendall(b"1")
+        two.sendall(b"2")
+        self.intake.doRead()
+        self.assertEqual(sorted(self.story[:2]), [("one", b"1"), ("two", b"2")])
+        self.assertEqual(sorted(self.story[2:]), [("one", b""), ("two", b"")])
+
+    def test_between_what_others_do(self) -> None:
+        """Whoever calls glance lets publishers be read, unless that has just been done, or is being done."""
+        reader, far = self.take("one")
+        reader.then = self.intake.glance
+        far.sendall(b"1")
+        self.intake.glance()
+        self.assertEqual(self.story, [("one", b"1"), ("one", b"")])
+        far.sendall(b"2")
+        self.clock.advance(PATIENCE / 2)
+        self.intake.glance()
+        self.assertEqual(len(self.story), 2)
+        self.clock.advance(PATIENCE)
+
+        def while_it_reads() -> None:
+            far.sendall(b"3")
+            self.clock.advance(1)
+            self.intake.glance()
+
+        reader.then = while_it_reads
+        self.intake.glance()
+        self.assertEqual(self.story[2:], [("one", b"2"), ("one", b"")])
+
+    def test_in_place_of_the_transport(self) -> None:
+        reader, far = self.take("one")
+        self.assertFalse(reader.transport.reading)
+        self.intake.take(reader)
+        far.sendall(b"x" * READ_SIZE + b"y")
+        self.intake.doRead()
+        self.intake.doRead()
+        self.assertEqual(b"".join(data for _, data in self.story), b"x" * READ_SIZE + b"y")
+
+    def test_with_the_reactor_as_long_as_there_is_somebody(self) -> None:
+        self.assertEqual(self.reactor.readers, [])
+        one, _ = self.take("one")
+        two, _ = self.take("two")
+        self.assertEqual(self.reactor.readers, [self.intake])
+        self.intake.drop(one)
+        self.intake.drop(one)
+        self.assertEqual(self.reactor.readers, [self.intake])
+        self.intake.drop(two)
+        self.assertEqual(self.reactor.readers, [])
+        self.intake.take(one)
+        self.assertEqual(self.reactor.readers, [self.intake])
+
+    def test_dropped(self) -> None:
+        """What comes stays in the socket, for whoever reads it next."""
+        reader, far = self.take("one")
+        self.take("two")
+        self.intake.drop(reader)
+        self.assertFalse(reader.transport.reading)
+        far.sendall(b"later")
+        self.intake.doRead()
+        self.assertEqual(self.story, [])
+        self.intake.take(reader)
+        self.intake.doRead()
+        self.assertEqual(self.story, [("one", b"later"), ("one", b"")])
+
+    def test_dropped_by_what_another_sent(self) -> None:
+        one, one_end = self.take("one")
+        two, two_end = self.take("two")
+        one.then = lambda: self.intake.drop(two)
+        two.then = lambda: self.intake.drop(one)
+        one_end.sendall(b"1")
+        two_end.sendall(b"2")
+        self.intake.doRead()
+        self.assertEqual(len(self.story), 2)  # whichever was first, and its end
+        self.assertEqual(len(self.reactor.readers), 1)
+
+    def test_the_end_is_for_the_transport(self) -> None:
+        reader, far = self.take("one")
+        far.sendall(b"last")
+        far.close()
+        self.intake.doRead()
+        self.assertEqual(self.story, [("one", b"last"), ("one", b"")])
+        self.intake.doRead()
+        self.assertTrue(reader.transport.reading)
+        self.assertEqual(self.reactor.readers, [])
+
+    def test_closed_before_it_is_dropped(self) -> None:
+        """The transport has closed the socket when the protocol hears of it; the next one gets its number."""
+        reader, _ = self.take("one")
+        number = reader.transport.fileno()
+        reader.transport.handle.close()
+        self.intake.drop(reader)
+        other, far = self.connect("other")
+        if other.transport.fileno() != number:  # some other file was quicker: give it that number
+            self.fail("file numbers are given out lowest first")
+        self.intake.take(other)
+        far.sendall(b"mine")
+        self.intake.doRead()
+        self.assertEqual(self.story, [("other", b"mine"), ("other", b"")])
