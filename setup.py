@@ -13,16 +13,15 @@ COMPILED = [
     "rtmp_twisted/wire/chunks.py",
     "rtmp_twisted/media/tags.py",
     "rtmp_twisted/wire/messages.py",
-    "rtmp_twisted/live/channel.py",
     "rtmp_twisted/live/headers.py",
     "rtmp_twisted/live/log.py",
     "rtmp_twisted/live/audience.py",
     "rtmp_twisted/live/cursor.py",
+    "rtmp_twisted/live/publication.py",
     "rtmp_twisted/live/timestamps.py",
     "rtmp_twisted/rtmp/connection.py",
     "rtmp_twisted/rtmp/poller.py",
     "rtmp_twisted/rtmp/writer.py",
-    "rtmp_twisted/rtmp/session.py",
 ]
 """All that runs for each frame, but for what inherits from a class of Twisted."""
 

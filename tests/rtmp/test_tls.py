@@ -229,7 +229,7 @@ class StrangerTests(SynchronousTestCase):
         files = Files(directory)
         files.install(files.issue("localhost"))
         self.world = World()
-        self.gate = self.world.factory.gate = ConnectionLimits(100, 2, Networks())
+        self.gate = self.world.factory.limits = ConnectionLimits(100, 2, Networks())
         certificates = Certificates(self.world.clock, str(files.certificate), str(files.key), 0)
         secured = SecuredFactory(certificates, False, self.world.factory, self.world.clock)
         self.door = Listener(self.gate, secured, Networks(), self.world.clock)

@@ -9,7 +9,11 @@ from rtmp_twisted.wire.messages import Message
 
 def read_flv(path: Path) -> list[Message]:
     """The tags of a file, in order, for message stream 1."""
-    data = path.read_bytes()
+    return read(path.read_bytes())
+
+
+def read(data: bytes) -> list[Message]:
+    """The same for a file's bytes."""
     position = 9 + 4
     tags = []
     while position + 11 <= len(data):
