@@ -134,6 +134,8 @@ class Client:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
             for message in self._decoder.feed(data):
+                if message is None:
+                    continue
                 session.receive(message)
                 if self._closing:
                     return

@@ -80,8 +80,8 @@ class Viewer:
         """What has arrived; fails unless all of it is whole messages."""
         decoder = chunks.ChunkDecoder()
         set_size = chunks.encode(Message(1, 0, 0, chunk_size.to_bytes(4, "big")), 2, 128)
-        found = list(decoder.feed(set_size + bytes(self.outlet.taken)))
-        assert not decoder._buffer and decoder._stream is None, "part of a message"
+        found = list(filter(None, decoder.feed(set_size + bytes(self.outlet.taken))))
+        assert not decoder.partial, "part of a message"
         return found
 
     def media(self, chunk_size: int = 4096) -> list[Message]:

@@ -144,7 +144,7 @@ class Client:
         """What the server has sent since this was asked last."""
         data = self.transport.value()
         start = max(self._read, 1 + 1536 + 1536)
-        found = list(self._decoder.feed(data[start:])) if len(data) > start else []
+        found = list(filter(None, self._decoder.feed(data[start:])))
         self._read = len(data)
         self.received += found
         return found
