@@ -95,6 +95,7 @@ class Programs(TestCase):
         path = await self.clip("-c:v", "libx264", "-bf", "2")
         times = await self.times(path)
         self.assertGreater(len(times), 50)
-        path.write_bytes(mux([tag._replace(timestamp=tag.timestamp + 0xFFFC00) for tag in read_flv(path)]))
+        metadata, *media = read_flv(path)
+        path.write_bytes(mux([metadata] + [tag._replace(timestamp=tag.timestamp + 0xFFFC00) for tag in media]))
         self.assertEqual(await self.times(path), [time + 0xFFFC00 for time in times])
         self.assertGreater(times[-1] + 0xFFFC00, 0x1000000)
