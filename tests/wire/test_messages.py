@@ -74,6 +74,19 @@ class ReadingTests(SynchronousTestCase):
             error = self.assertRaises(ProtocolError, messages.parse_command, Message(COMMAND_AMF0, 0, 0, body))
             self.assertIn(reason, str(error))
 
+    def test_bounds_of_a_command(self) -> None:
+        """Values within objects count, and those behind the switch to AMF 3."""
+        begin = amf0.encode("connect", 1)
+        most = messages.MAX_COMMAND_VALUES - 2
+        for good, bad in (
+            (b"\5" * most, b"\5" * (most + 1)),
+            (amf0.encode([None] * (most - 1)), amf0.encode([None] * most)),
+            (b"\x11\x01" * (most // 2), b"\x11\x01" * (most // 2 + 1)),
+            (amf0.encode("x" * (65_536 - len(begin) - 3)), amf0.encode("x" * (65_536 - len(begin) - 2))),
+        ):
+            messages.parse_command(Message(COMMAND_AMF0, 0, 0, begin + good))
+            self.assertRaises(ProtocolError, messages.parse_command, Message(COMMAND_AMF0, 0, 0, begin + bad))
+
     def test_short_control_messages(self) -> None:
         for length in range(4):
             self.assertRaises(ProtocolError, messages.four_bytes, Message(1, 0, 0, bytes(length)))
