@@ -107,7 +107,7 @@ def fuzz_media(data: bytes) -> None:
         details = codecs.describe_header(type_id, data)
         assert len(str(details)) < 1000, details
     with contextlib.suppress(ProtocolError):
-        parts = messages.split_aggregate(Message(AGGREGATE, 1, 0, data))
+        parts = list(messages.split_aggregate(Message(AGGREGATE, 1, 0, data)))
         assert sum(len(part.body) for part in parts) <= len(data)
         assert len(parts) <= messages.MAX_PARTS
 

@@ -128,7 +128,7 @@ class DataTests(SynchronousTestCase):
 
 class AggregateTests(SynchronousTestCase):
     def split(self, timestamp: int, body: bytes) -> list[Message]:
-        return messages.split_aggregate(Message(AGGREGATE, 1, timestamp, body))
+        return list(messages.split_aggregate(Message(AGGREGATE, 1, timestamp, body)))
 
     def test_times_are_moved(self) -> None:
         body = tag(AUDIO, 1000, b"a") + tag(VIDEO, 1010, b"bc") + tag(DATA_AMF0, 1005, b"")
@@ -150,7 +150,9 @@ class AggregateTests(SynchronousTestCase):
 
     def test_longer_than_itself(self) -> None:
         good = tag(AUDIO, 0, b"a")
-        self.assertRaises(ProtocolError, self.split, 0, good + tag(AUDIO, 0, b"abc")[:-5])
+        parts = messages.split_aggregate(Message(AGGREGATE, 1, 0, good + tag(AUDIO, 0, b"abc")[:-5]))
+        self.assertEqual(next(parts), Message(AUDIO, 1, 0, b"a"))
+        self.assertRaises(ProtocolError, next, parts)
 
     def test_too_many(self) -> None:
         many = tag(AUDIO, 0, b"") * messages.MAX_PARTS
