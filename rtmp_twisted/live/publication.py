@@ -19,7 +19,7 @@ from rtmp_twisted.live.timestamps import Timestamps
 from rtmp_twisted.media import tags
 from rtmp_twisted.states import Transitions
 from rtmp_twisted.wire import messages
-from rtmp_twisted.wire.messages import AGGREGATE, AUDIO, VIDEO, Message
+from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 
 MAX_HELD_BYTES: Final = 1024 * 1024
 """Media held for a publish that has not been accepted yet; from there on its source has to wait (`full`)."""
@@ -147,7 +147,7 @@ class Publication:
         self._video_tracks = channel.program.video_tracks
 
     def write_held(self) -> None:
-        """Writes what came before the publish was accepted. Raises ProtocolError as `write` does."""
+        """Writes what came before the publish was accepted."""
         held, self._held, self._held_bytes = self._held, [], 0
         for message in held:
             self.write(message)
@@ -164,18 +164,14 @@ class Publication:
     # Called by its source
 
     def write(self, message: Message) -> None:
-        """One audio, video, data or aggregate message.
-
-        Held until the publish is accepted, dropped once it has ended. Raises ProtocolError for an aggregate message
-        that cannot be understood.
-        """
+        """One audio, video or data message: held until the publish is accepted, dropped once it has ended."""
         log, audience, timestamps = self._log, self._audience, self._timestamps
         if log is None or audience is None or timestamps is None:
             self._hold(message)
             return
         type_id, _, timestamp, body = message
         if type_id != VIDEO and type_id != AUDIO:
-            self._write_other(log, audience, timestamps, message)
+            self._write_data(log, audience, timestamps, message)
             return
         self.received_messages += 1
         self.received_bytes += len(body)
@@ -202,13 +198,8 @@ class Publication:
             self._held.append(message)
             self._held_bytes += len(message.body) + HELD_OVERHEAD
 
-    def _write_other(self, log: MediaLog, audience: Audience, timestamps: Timestamps, message: Message) -> None:
-        """A data message, or an aggregate message with its parts."""
-        if message.type_id == AGGREGATE:
-            for part in messages.split_aggregate(message):
-                if part.type_id in messages.MEDIA and part.type_id != AGGREGATE:
-                    self.write(part)
-            return
+    def _write_data(self, log: MediaLog, audience: Audience, timestamps: Timestamps, message: Message) -> None:
+        """A data message."""
         name, data = messages.data_name(message)
         self.received_messages += 1
         self.received_bytes += len(data.body)

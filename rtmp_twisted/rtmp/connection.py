@@ -11,7 +11,6 @@ import contextlib
 import enum
 import socket
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any, Final, Protocol
 
 from attrs import frozen
@@ -110,7 +109,7 @@ class MediaSink(Protocol):
         """Whether the other side has to wait with what it sends."""
 
     def write(self, message: Message) -> None:
-        """Takes one message of a type in ``messages.MEDIA``. Raises ProtocolError for one that makes no sense."""
+        """Takes one message of a type in ``messages.MEDIA``."""
 
 
 class Handler(Protocol):
@@ -184,6 +183,7 @@ class Connection:
         if options.trace:
             self._feed = self._traced_feed
         self._messages: Iterator[Message | None] | None = None  # that came in this turn, or go on in the next
+        self._parts: Iterator[Message] | None = None  # of an aggregate message, before the other messages
         self._chunk_size = chunks.DEFAULT_CHUNK_SIZE
         self._window = WINDOW
         self._acknowledged = 0
@@ -261,10 +261,10 @@ class Connection:
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
+            messages_here = self._feed(data)
             if self._messages is not None:  # TLS hands over what it has, also when it is paused
-                self._messages = chain(self._messages, self._feed(data))
                 return
-            self._messages = self._feed(data)
+            self._messages = messages_here
             if self._handle():
                 self._pause()
                 self.options.turns.add(self._next_turn)
@@ -276,6 +276,10 @@ class Connection:
     def _handle(self) -> bool:
         """Handles the messages that have come, within the budget of one turn; returns whether there are more."""
         left = MESSAGES_PER_TURN
+        if self._parts is not None:
+            left = self._handle_parts(self._parts, left)
+            if not left:
+                return True
         assert self._messages is not None
         for message in self._messages:
             if message is not None:
@@ -284,12 +288,14 @@ class Connection:
                     sink.write(message)
                 elif message.type_id in _CONTROL:
                     self._control(message)
+                elif message.type_id == messages.AGGREGATE:
+                    left = self._handle_parts(messages.split_aggregate(message), left)
                 else:
                     self.handler.receive(message)
                 if self._closing:
-                    break
+                    return False
             left -= 1
-            if not left:
+            if left <= 0:
                 return True
         self._messages = None
         if self.bytes_received - self._acknowledged >= self._window:
@@ -299,6 +305,18 @@ class Connection:
             self._full = True
             self._pause()
         return False
+
+    def _handle_parts(self, parts: Iterator[Message], left: int) -> int:
+        """The same for the media in an aggregate message; returns what is left of the budget: 0 if there are more."""
+        self._parts = parts
+        for part in parts:
+            if self.sink is not None and part.type_id in messages.MEDIA:
+                self.sink.write(part)
+            left -= 1
+            if left <= 0:
+                return 0
+        self._parts = None
+        return left
 
     def _next_turn(self) -> bool:
         """Goes on with what one turn was too short for; returns whether there is still more."""
@@ -502,10 +520,9 @@ class Connection:
     def _drop_input(self) -> None:
         """Nothing that has come is handled any more, and nothing of it is kept."""
         self.sink = None
-        self._messages = None
+        self._messages = self._parts = None
         self._handshake = None
-        self._decoder = chunks.ChunkDecoder(0)
-        self._feed = self._decoder.feed
+        self._decoder.clear()
 
     def _clear(self) -> None:
         """The connection is gone: keeps nothing, and refers to nothing that refers to it."""

@@ -19,7 +19,6 @@ from rtmp_twisted.rtmp.names import BadName, NameRules
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.chunks import LOG_STREAM_ID, MAX_MESSAGE_LENGTH, restream
-from rtmp_twisted.wire.errors import ProtocolError
 
 MAX_MESSAGE_WHILE_ASKING: Final = 4 * 1024 * 1024
 """Bytes: the longest message of a client that waits for its publish to be accepted."""
@@ -106,10 +105,7 @@ class MessageStream:
         connection.accept_messages(MAX_MESSAGE_LENGTH)
         self._status("status", "NetStream.Publish.Start", f"{publication.name} is now published.")
         self.session.log.info('publishing channel "{channel}"', channel=publication.name)
-        try:
-            publication.write_held()
-        except ProtocolError as problem:
-            connection.abort(str(problem))
+        publication.write_held()
         connection.read_media()
 
     def publish_refused(self, publication: Publication, reason: str) -> None:

@@ -70,7 +70,7 @@ class ServerSession:
     def receive(self, message: Message) -> None:
         if message.type_id in _COMMANDS:
             self._receive_command(message)
-        elif message.type_id not in messages.MEDIA:
+        elif message.type_id not in messages.MEDIA:  # media that belongs to no publish is dropped
             self.log.debug("a message of type {type_id} is ignored", type_id=message.type_id)
 
     def drained(self) -> None:

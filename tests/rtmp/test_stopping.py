@@ -29,9 +29,8 @@ class AskingTests(SynchronousTestCase):
 
     def test_held_media_that_cannot_be_understood(self) -> None:
         self.client.send(aac(0), BROKEN)
-        self.assertFalse(self.client.transport.aborted)
-        self.world.authority.accept()
         self.assertTrue(self.client.transport.aborted)
+        self.world.authority.accept()
         self.client.leave()
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(self.log.lines(LogLevel.critical), [])

@@ -153,8 +153,7 @@ class Client:
         self.world.turn()
         data = self.transport.value()
         start = max(self._read, 1 + 1536 + 1536)
-        fed = self._decoder.feed(data[start:]) if len(data) > start else ()
-        found = [message for message in fed if message is not None]
+        found = list(filter(None, self._decoder.feed(data[start:])))
         self._read = len(data)
         self.received += found
         return found
