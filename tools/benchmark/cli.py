@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         type=Path,
         metavar="CHECKOUT",
-        help="measure this checkout and another one of the same project (before a change, say), and nothing else; prints "
-        "the figures of both and their ratios (default of --repeat: 5)",
+        help="measure this checkout and another one of the same project (before a change, say), and nothing else; "
+        "prints the figures of both and their ratios (default of --repeat: 5)",
     )
     add("--install-peers", action="store_true", help="put node-media-server into the cache directory first, with npm")
     add("--output", type=Path, default=Path("bench-results"), metavar="DIR", help="default: bench-results")
