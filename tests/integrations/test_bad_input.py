@@ -45,7 +45,7 @@ class AnswerCase(TestCase):
         log = "\n".join(self.server.lines)
         self.assertNotIn("Traceback", log)
         self.assertNotIn(" error ", log)
-        self.assertIn("a stream id of 10000 characters (at most 1024 are taken)", log)
+        self.assertIn("a stream id of 10000 characters (the limit is 1024)", log)
         self.assertIn("a stream id with control characters", log)
         self.assertNotIn("xxx", log)
         self.assertNotIn("\x01", log)

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rtmp_twisted.integrations import reconnecting as link
+from rtmp_twisted.integrations import reconnecting
 from rtmp_twisted.integrations.coordinator import CoordinatorAuthority, control_url
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from tests.support import coordinator as play
@@ -67,7 +67,7 @@ class ControlCase(TestCase):
 
     def setUp(self) -> None:
         self.log = Log(self)
-        self.patch(link, "MAX_DELAY", 0.05)
+        self.patch(reconnecting, "MAX_DELAY", 0.05)
         self.coordinator = Coordinator(SECRET)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.coordinator.stop()))
         self.target = RecordingTarget()
@@ -170,7 +170,7 @@ class OpeningTests(ControlCase):
 
     async def test_silent_coordinator(self) -> None:
         """Accepts TCP, and says nothing: nobody waits for it longer than the opening's time-out."""
-        self.patch(link, "OPENING_TIMEOUT", 0.2)
+        self.patch(reconnecting, "OPENING_TIMEOUT", 0.2)
         authority = self.authority(base_url=self._plays(None))
         await self.assertFailure(authority.start("tv", "key", "192.0.2.1"), Refused)
         await until(partial(self.said, "no answer in time", 3), "three attempts")
@@ -473,7 +473,7 @@ class TimeTests(ControlCase):
         self.assertTrue(authority.connected)
         self.clock.advance(1)
         await until(lambda: self.target.kill_alls and not authority.connected, "the drop")
-        self.assertIn("nothing heard for 60 s", self.log.lines(LogLevel.warn)[0])
+        self.assertIn("nothing received for 60 s", self.log.lines(LogLevel.warn)[0])
         self.clock.advance(10)
         await until(lambda: authority.connected, "the next connection")
 
@@ -503,7 +503,7 @@ class TimeTests(ControlCase):
         visit.transport.pauseProducing()
         stopped = authority.stopService()
         self.assertNoResult(stopped)
-        self.clock.advance(link.CLOSING_TIMEOUT)
+        self.clock.advance(reconnecting.CLOSING_TIMEOUT)
         await within(stopped)
         visit.transport.resumeProducing()
         await until(lambda: not self.coordinator.visits)

@@ -28,7 +28,7 @@ COORDINATOR = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
 
 class ImportTests(SynchronousTestCase):
     def assemble(self, **settings: str) -> tuple[list[str], list[str], list[str]]:
-        """What is imported of the libraries and of outside/, and the services, in a process with these settings."""
+        """Returns which libraries and modules of integrations/ are imported with these settings, and the services."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
         done = subprocess.run(
             [sys.executable, "-c", ASSEMBLE], env=environment, capture_output=True, text=True, timeout=60

@@ -97,7 +97,7 @@ class CallbackTests(ShutdownCase):
         self.server.signal(signal.SIGTERM)
         await self.until_held(*(("stop", channel) for channel in ON_AIR))
         await self.assert_ended()
-        self.assertTrue(any("without the end of 4 callback requests" in line for line in self.server.lines))
+        self.assertTrue(any("gives up 4 pending callback requests" in line for line in self.server.lines))
         self.assertEqual(self.app.names("asking"), ["start"])
 
     async def test_application_that_is_away(self) -> None:
