@@ -183,6 +183,61 @@ class SessionTests(SynchronousTestCase):
             self.session.received(text)
             self.assertEqual(self.target.kills.pop(), expected)
 
+    def kill(self, stream_id: str, channel: str = "tv") -> list[tuple[str, str | None]]:
+        """Kills, and returns what has been ended."""
+        self.target.kills.clear()
+        self.session.received(f"STREAM-KILL\nStream-Channel: {channel}\nStream-ID: {stream_id}")
+        return self.target.kills
+
+    def publish_and_end(self, channel: str = "tv") -> None:
+        self.ask(channel)
+        self.accept(self.said[-1][1]["request-id"])
+        self.session.end(channel, "id")
+
+    def test_echo_of_an_end(self) -> None:
+        """The coordinator answers each PUBLISH-END with a kill that has no id. It must not hit the next publish."""
+        self.publish_and_end()
+        self.ask()
+        self.accept("2")
+        for _ in range(2):
+            self.assertEqual(self.kill(""), [])
+            self.assertIn("names no stream within 30 s after an end", self.log.lines(LogLevel.info)[-1])
+        self.assertEqual(self.kill("*"), [("tv", None)])
+        self.assertEqual(self.kill("id"), [("tv", "id")])
+        self.assertEqual(self.kill("", "radio"), [("radio", None)])
+        self.wait(29.9)
+        self.assertEqual(self.kill(""), [])
+        self.wait(0.1)
+        self.assertEqual(self.kill(""), [("tv", None)])
+
+    def test_echo_of_the_last_of_several_ends(self) -> None:
+        self.publish_and_end()
+        self.wait(20)
+        self.publish_and_end()
+        self.wait(20)
+        self.assertEqual(self.kill(""), [])
+        self.wait(10)
+        self.assertEqual(self.kill(""), [("tv", None)])
+
+    def test_echo_of_other_ends(self) -> None:
+        """Also of those that are sent for a late or an unusable answer."""
+        late = self.ask("late")
+        self.wait(20)
+        self.failureResultOf(late, Refused)
+        self.accept("1")
+        self.ask("unusable").addErrback(lambda _: None)
+        self.accept("2", "\x07")
+        self.assertEqual(len(self.ends()), 2)
+        self.assertEqual(self.kill("", "late") + self.kill("", "unusable"), [])
+
+    def test_remembered_ends_are_bounded(self) -> None:
+        """The oldest is forgotten; a channel that has ended again is not the oldest any more."""
+        self.patch(coordinator_session, "MAX_ENDED_CHANNELS", 2)
+        for channel in "one", "two", "one", "three":
+            self.publish_and_end(channel)
+        self.assertEqual(self.kill("", "two"), [("two", None)])
+        self.assertEqual(self.kill("", "one") + self.kill("", "three"), [])
+
     def test_error_is_logged(self) -> None:
         self.session.received("ERROR\nError-Code: 17\nError-Message: bad\x1b[2J thing: " + "x" * 9999)
         (line,) = self.log.lines(LogLevel.error)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -23,6 +22,7 @@ from tests.support.fakes import Log, RecordingTarget, reactor, until
 from tests.support.redis_server import RedisServer, free_port
 
 PASSWORD = "hunter2-the-password"
+SUBSCRIBED = b"*3\r\n$9\r\nsubscribe\r\n$13\r\nrtmp_commands\r\n:1\r\n"
 
 
 class ParseTests(SynchronousTestCase):
@@ -110,6 +110,12 @@ class RedisCase(TestCase):
         commands.startService()
         self.addCleanup(commands.stopService)
         return commands
+
+    def play(self, *answers: bytes) -> int:
+        """Returns the port of a server that gives these answers, and then none."""
+        port = reactor.listenTCP(0, _Plays(*answers), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return int(port.getHost().port)
 
     async def check_commands(self, server: RedisServer, commands: RedisCommands, *login: str) -> None:
         """Commands arrive."""
@@ -324,11 +330,6 @@ class _Plays(Factory):
 
 
 class HostileServerTests(RedisCase):
-    def play(self, *answers: bytes) -> int:
-        port = reactor.listenTCP(0, _Plays(*answers), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        return int(port.getHost().port)
-
     async def test_not_redis(self) -> None:
         for answer in [
             b"HTTP/1.1 400 Bad Request\r\n\r\n" * 2000,
@@ -362,39 +363,37 @@ class HostileServerTests(RedisCase):
         self.check_password_is_secret()
 
     async def test_junk_after_subscribing(self) -> None:
-        subscribed = b"*3\r\n$9\r\nsubscribe\r\n$13\r\nrtmp_commands\r\n:1\r\n"
         for junk in [b"\xff\r\n", b"*3\r\n$7\r\nmessage\r\n*0\r\n*0\r\n" * 5 + b"\xff\r\n", b"x" * 20_000]:
-            commands = self.commands(self.play(subscribed + junk))
+            commands = self.commands(self.play(SUBSCRIBED + junk))
             await until(lambda: any("was lost" in line for line in self.log.lines(LogLevel.warn)), "the loss")
             await commands.stopService()
             self.log.events.clear()
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
-class SilenceTests(SynchronousTestCase):
-    """A half-open connection is noticed: on a clock, without sockets."""
+class SilenceTests(RedisCase):
+    """A half-open connection is noticed. Real sockets, and a clock that the test moves."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.clock = Clock()
-        self.transport = StringTransport()
-        commands = RedisCommands(reactor, RecordingTarget(), Random(1), host="h", port=1, channel="c", clock=self.clock)
-        self.subscriber: Any = commands._factory.buildProtocol(None)
-        self.subscriber.makeConnection(self.transport)
-        ready = Deferred.fromCoroutine(self.subscriber.prepare("", "", "c"))
-        self.subscriber.replyReceived([b"subscribe", b"c", 1])
-        self.successResultOf(ready)
-        self.transport.clear()
 
-    def test_answers(self) -> None:
-        for _ in range(20):
+    async def test_answers(self) -> None:
+        """Redis answers each PING, before it passes on a message that comes later."""
+        server = await self.server()
+        commands = self.commands(server.port, clock=self.clock)
+        await until(lambda: commands.connected, "the connection")
+        for number in range(10):
             self.clock.advance(20)
-            self.assertEqual(self.transport.value(), b"*1\r\n$4\r\nPING\r\n")
-            self.transport.clear()
-            self.subscriber.replyReceived([b"pong", b""])
-        self.assertFalse(self.transport.disconnecting)
+            server.publish("rtmp_commands", "kill-session>tv")
+            await until(lambda count=number + 1: len(self.target.kills) == count, "the answer")  # type: ignore[misc]
+        self.assertTrue(commands.connected)
 
-    def test_silence(self) -> None:
-        self.clock.pump([10.0] * 5)
-        self.assertFalse(self.transport.disconnected)
-        self.clock.pump([10.0])
-        self.assertTrue(self.transport.disconnected)
+    async def test_silence(self) -> None:
+        commands = self.commands(self.play(SUBSCRIBED), clock=self.clock)
+        await until(lambda: commands.connected, "the connection")
+        self.clock.pump([20.0, 20.0])
+        self.assertEqual(self.log.lines(LogLevel.warn), [])
+        self.clock.advance(20)
+        await until(lambda: not commands.connected, "the loss")
+        self.assertIn("no answer to PING", self.log.lines(LogLevel.warn)[0])
