@@ -144,7 +144,7 @@ class AcceptTests(CallbackCase):
         await until(lambda: not clock.getDelayedCalls(), "the end of the body")
 
     async def test_endless_body(self) -> None:
-        """The answer counts when its head is there; the body has a bound of its own, and is dropped."""
+        """The head of the answer counts. The body has a time limit of its own, and is dropped."""
         gone: list[bool] = []
 
         def answer(request: Request, event: Event) -> int:
@@ -175,7 +175,7 @@ class RefuseTests(CallbackCase):
             await self.app.stop()
 
     async def test_where_a_redirect_points(self) -> None:
-        """It is said, but for what may be secret in it, and in one line of bounded length."""
+        """The log tells it, without the parts that may be secret, and in bounded length."""
         authority = self.authority()
         for location, expected in [
             ("https://user:hunter2@other.example:444/a/b?key=hunter2#hunter2", "https://other.example:444/a/b"),
@@ -207,7 +207,7 @@ class RefuseTests(CallbackCase):
         self.assertIn("no answer in time", await self.refusal(self.authority(timeout=0.3)))
 
     async def test_accepts_and_says_nothing(self) -> None:
-        """Not even TCP data: the time-out counts from the beginning."""
+        """The time limit counts from the connection on."""
         url = self.listen(Factory.forProtocol(Protocol))
         self.assertIn("no answer in time", await self.refusal(self.authority(url, timeout=0.3)))
 
@@ -217,20 +217,20 @@ class RefuseTests(CallbackCase):
             self.assertIn("could not be asked", await self.refusal(self.authority(url)))
 
     async def test_endless_head(self) -> None:
-        """Refused when it is too long, not when the time is over."""
+        """It is refused as soon as it is too long, not only when the time is over."""
         for part in [b"x: y\r\n", b"x" * 10_000 + b": y\r\n"]:
             answer = _SaysAndCloses(b"HTTP/1.1 200 OK\r\n" + part * (200_000 // len(part)))
             self.assertIn("an endless answer", await self.refusal(self.authority(self.listen(answer))))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_closes_in_mid_body(self) -> None:
-        """It has said yes, and counts on a stop."""
+        """The application has accepted, and expects a stop."""
         answer = b"HTTP/1.1 200 OK\r\nstream-id: id\r\nContent-Length: 100\r\n\r\nx"
         authority = self.authority(self.listen(_SaysAndCloses(answer)))
         self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "id")
 
     async def test_unusable_stream_ids(self) -> None:
-        """Refused, and as the application has said yes, it gets the stop, with what it gave."""
+        """The publish is refused. The application, which has accepted, gets the stop with the id that it gave."""
         authority = self.authority()
         for stream_id in ["x" * 1025, "x" * 10_000, "a\x01b", "a\tb"]:
             self.app.answer = _first(status(200, Stream_ID=stream_id), status(200))
@@ -304,7 +304,7 @@ class StopTests(CallbackCase):
         self.assertEqual(self.log.lines(LogLevel.warn), [])
 
     async def test_failures(self) -> None:
-        """Other statuses are none, and each is a line in the log."""
+        """Any other status is a failure, and each failure is a line in the log."""
         self.app.answer = _first(status(300), status(302, Location="/a"), status(400), status(204))
         await within(self.authority().end("tv", "key", "id", "192.0.2.1"))
         problems = ["status 300", f"status 302, a redirect to http://127.0.0.1:{self.app.port}/a, which", "status 400"]
@@ -333,7 +333,7 @@ class StopTests(CallbackCase):
         self.assertEqual(self.app.names("tv"), ["start", "stop"])
 
     async def test_shutdown_waits(self) -> None:
-        """For a stop under way, and for one that follows from a start under way."""
+        """It waits for a pending stop, and for one that follows from a pending start."""
         waiting: list[Request] = []
 
         def answer(request: Request, event: Event) -> int:
@@ -372,7 +372,7 @@ class StopTests(CallbackCase):
 
 
 class KeptConnectionTests(CallbackCase):
-    """The application may close a connection that it has kept, while the next request is on its way."""
+    """The application closes a connection that it has kept, while the next request is on its way."""
 
     async def requests_of_two_events(self, application: _ClosesKept) -> list[int]:
         """One event is answered, and the next meets ``application.second``. Returns the connection of each request."""
@@ -391,7 +391,7 @@ class KeptConnectionTests(CallbackCase):
         self.assertEqual(self.log.lines(LogLevel.warn), [])
 
     async def test_on_a_new_connection(self) -> None:
-        """Others that have been kept may be closing as well."""
+        """Other kept connections may be closing too."""
         application = _ClosesKept(lambda transport: transport.loseConnection())
         clock = Clock()
         authority = self.authority(self.listen(application), clock=clock)
@@ -413,7 +413,7 @@ class KeptConnectionTests(CallbackCase):
         await self.assertFailure(within(self.second), Refused)
 
     async def test_not_after_a_part_of_the_answer(self) -> None:
-        """Then the request has been executed, perhaps."""
+        """The application may have executed the request."""
 
         def answer(transport: Any) -> None:
             transport.write(b"H")
@@ -452,7 +452,7 @@ class _Unanswered:
 
 
 class TimeTests(SynchronousTestCase):
-    """What takes too long for real sockets, on a clock."""
+    """Times that are too long for real sockets, on a clock."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -479,7 +479,7 @@ class TimeTests(SynchronousTestCase):
         self.failureResultOf(answer, Refused)
 
     def test_stop_is_bounded(self) -> None:
-        """Each attempt, the number of attempts, and the delays; each attempt has a token that is good."""
+        """Each attempt, their number and the delays are bounded. Each attempt has a token that is valid."""
         ended = self.authority.end("tv", "key", "id", "192.0.2.1")
         for delay in STOP_RETRY_DELAYS:
             self.clock.advance(15)
@@ -502,7 +502,7 @@ class TimeTests(SynchronousTestCase):
 
 
 def _first(*answers: Answer) -> Answer:
-    """The answers one after another, the last one for ever."""
+    """Gives the answers one after another, and the last one from then on."""
     rest = list(answers)
 
     def answer(request: Request, event: Event) -> Any:

@@ -1,4 +1,4 @@
-"""What is said with a coordinator, without a connection: texts and a clock."""
+"""The messages of a session with the coordinator, on a clock and without a connection."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.ends(), [{"stream-channel": "tv", "stream-id": "id"}])
 
     def test_end_of_equal_ids(self) -> None:
-        """A channel is taken over, and the coordinator gives both the same id: one end for each."""
+        """A channel is taken over, and the coordinator gives both publishes the same id: each gets one end."""
         self.ask()
         self.ask()
         self.accept("1")
@@ -122,7 +122,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.ends(), [])
 
     def test_refuse_pending(self) -> None:
-        """What is accepted in the last moment is ended by who asked; what comes later, here."""
+        """The caller ends what is accepted in time; the session itself ends what is accepted later."""
         first, second = self.ask(), self.ask()
         first.addCallback(lambda stream_id: self.session.end("tv", stream_id))
         answered = self.session.all_answered()
@@ -147,7 +147,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual([end["stream-channel"] for end in self.ends()], ["channel2", "channel3", "channel4"])
 
     def test_accepted_twice(self) -> None:
-        """The second is not a second publish, and must not end the first."""
+        """The repetition is no second publish, and must not end the first."""
         answer = self.ask()
         self.accept("1")
         self.accept("1")
@@ -157,7 +157,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.target.kills, [])
 
     def test_unusable_stream_id(self) -> None:
-        """Refused; and since the coordinator has accepted, it is told of the end of what it gave."""
+        """The publish is refused. The coordinator, which has accepted, gets the end with the id that it gave."""
         long, bad = self.ask(), self.ask()
         self.accept("1", "x" * 1025)
         self.failureResultOf(long, Refused)
@@ -184,7 +184,7 @@ class SessionTests(SynchronousTestCase):
             self.assertEqual(self.target.kills.pop(), expected)
 
     def kill(self, stream_id: str, channel: str = "tv") -> list[tuple[str, str | None]]:
-        """Kills, and returns what has been ended."""
+        """Kills, and returns what was ended."""
         self.target.kills.clear()
         self.session.received(f"STREAM-KILL\nStream-Channel: {channel}\nStream-ID: {stream_id}")
         return self.target.kills
@@ -220,7 +220,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.kill(""), [("tv", None)])
 
     def test_echo_of_other_ends(self) -> None:
-        """Also of those that are sent for a late or an unusable answer."""
+        """Ends that answer a late or an unusable acceptance count, too."""
         late = self.ask("late")
         self.wait(20)
         self.failureResultOf(late, Refused)
@@ -265,7 +265,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.aborted, [])
 
     def test_closed(self) -> None:
-        """Refuses what waits, ends what is on air, and is finished: no timer is left, nothing is said."""
+        """Pending requests are refused and publishes are ended. No timer is left, and nothing more is sent."""
         waiting = [self.ask() for _ in range(3)]
         self.accept("2")
         self.target.on_kill_all = lambda: self.session.end("tv", "id")

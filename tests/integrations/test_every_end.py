@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,7 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtmp_twisted.wire import messages
 from tests.support.memory import Client, World
 from tests.support.rtmp_client import avc
-
 
 MAX_RATE = 1000.0
 """Bytes per second that a publisher may send in `send_too_fast`."""
@@ -43,7 +43,8 @@ def command_too_much(world: World, client: Client) -> None:
 
 def read_nothing(world: World, client: Client) -> None:
     """While it goes on sending."""
-    client.transport.producer.pauseProducing()
+    producer: Any = client.transport.producer
+    producer.pauseProducing()
     for _ in range(61):
         client.send(messages.acknowledgement(1))
         world.pass_time(1)

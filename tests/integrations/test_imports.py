@@ -65,7 +65,7 @@ class ImportTests(SynchronousTestCase):
 
 
 class RoomTests(SynchronousTestCase):
-    """What modules import, read from their text, imports for type checkers included."""
+    """What the modules of a room import, also for type checkers only."""
 
     def imports(self, room: str) -> dict[str, set[str]]:
         """Returns the modules of this package that each module of a room imports, without the package's name."""

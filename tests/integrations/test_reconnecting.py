@@ -61,7 +61,7 @@ class ReconnectingClientTests(SynchronousTestCase):
         return connection
 
     def until_next(self) -> float:
-        """Lets time pass until there is one more attempt; returns how long that took."""
+        """Lets time pass until the next attempt. Returns how long that took."""
         count, began = len(self.client.attempts), self.clock.seconds()
         while len(self.client.attempts) == count:
             self.assertLess(self.clock.seconds() - began, 11)
@@ -80,7 +80,7 @@ class ReconnectingClientTests(SynchronousTestCase):
         self.assertGreater(len({round(delay, 1) for delay in delays[10:]}), 10)
 
     def test_jitter_is_given(self) -> None:
-        """Servers with different randomness come back at different times."""
+        """Servers with different random numbers come back at different times."""
         times = set()
         for seed in range(10):
             self.client = _Client(self.clock, seed)
@@ -90,7 +90,7 @@ class ReconnectingClientTests(SynchronousTestCase):
         self.assertGreater(len(times), 5)
 
     def test_a_connection_that_lasted(self) -> None:
-        """The next outage begins with the first delay; after one that was lost at once it does not."""
+        """Its loss is followed by the first delay again; the loss of one that did not last is not."""
         self.client.startService()
         for _ in range(6):
             self.client.attempt.errback(ConnectionRefusedError())
@@ -182,7 +182,7 @@ class ReconnectingClientTests(SynchronousTestCase):
 
 class ImportTests(SynchronousTestCase):
     def test_each_imports_only_what_it_needs(self) -> None:
-        """The libraries cost memory, so a setting that is off must not import one."""
+        """The libraries cost memory, so a module must not import another's."""
         libraries = {"treq", "jwt", "txredisapi", "autobahn"}
         for module, expected in [
             ("rtmp_twisted.integrations", set()),

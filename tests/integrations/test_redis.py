@@ -1,4 +1,4 @@
-"""Redis commands: read from text, and against a real redis-server."""
+"""Redis commands: parsed from text, and received from a real redis-server."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(target.kills, [])
 
     def test_stream_ids_are_not_logged(self) -> None:
-        """Without callbacks they are the stream keys."""
+        """Without a callback they are the stream keys."""
         log = Log(self)
         for message in [b"close-stream>tv|hunter2", b"close-strem>tv|hunter2", b"hunter2"]:
             apply_message(message, RecordingTarget())
@@ -118,7 +118,7 @@ class RedisCase(TestCase):
         return int(port.getHost().port)
 
     async def check_commands(self, server: RedisServer, commands: RedisCommands, *login: str) -> None:
-        """Commands arrive."""
+        """Fails unless commands arrive."""
         await until(lambda: commands.connected, "the connection")
         self.target.kills.clear()
         self.assertEqual(server.publish("rtmp_commands", "kill-session>tv", *login), 1)
@@ -183,7 +183,7 @@ class ServerTests(RedisCase):
         self.check_password_is_secret()
 
     async def test_refused(self) -> None:
-        """Each is said once, in a line that says what is wrong, and tried for ever."""
+        """The log tells each problem once, in a line that says what is wrong. The server goes on trying."""
         server = await self.server(
             options={"requirepass": PASSWORD, "user": f"other on >{PASSWORD} resetchannels -@all +subscribe"}
         )
@@ -272,7 +272,7 @@ class TLSTests(RedisCase):
         await self.check_commands(server, self.commands(server.port, tls=True, tls_ca=str(bundle)))
 
     async def test_bad_certificates(self) -> None:
-        """The password is not sent to a server that is not the right one."""
+        """The password is not sent to a server with a bad certificate."""
         for issuer, name, ca in [
             (self.other, "127.0.0.1", str(self.authority.certificate)),
             (self.authority, "127.0.0.2", str(self.authority.certificate)),
@@ -289,7 +289,7 @@ class TLSTests(RedisCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_plain_server(self) -> None:
-        """It waits for the rest of a command, and so does this side for the rest of TLS, but not for ever."""
+        """Each side waits for the other one. The time limit for opening ends it."""
         self.patch(reconnecting, "OPENING_TIMEOUT", 0.5)
         server = await self.server()
         commands = self.commands(server.port, tls=True, tls_ca=str(self.authority.certificate))
@@ -308,7 +308,7 @@ class TLSTests(RedisCase):
 
 
 class _Plays(Factory):
-    """A server that answers whatever comes with the next of its texts."""
+    """A server that answers all data with the next of its texts."""
 
     noisy = False
 
@@ -356,7 +356,7 @@ class HostileServerTests(RedisCase):
         self.assertIn("no answer in time", self.log.lines(LogLevel.warn)[0])
 
     async def test_repeats_the_password(self) -> None:
-        """As a server without AUTH does, in its error."""
+        """A server without AUTH repeats it in its error."""
         answer = f"-ERR unknown command `AUTH`, with args beginning with: `{PASSWORD}`, \r\n".encode()
         self.commands(self.play(answer), password=PASSWORD)
         await until(lambda: self.log.lines(LogLevel.warn))
@@ -379,7 +379,7 @@ class SilenceTests(RedisCase):
         self.clock = Clock()
 
     async def test_answers(self) -> None:
-        """Redis answers each PING, before it passes on a message that comes later."""
+        """Redis answers each PING before it passes on a later message."""
         server = await self.server()
         commands = self.commands(server.port, clock=self.clock)
         await until(lambda: commands.connected, "the connection")
