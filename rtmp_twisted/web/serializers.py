@@ -24,10 +24,10 @@ MAX_METADATA: Final = 16 * 1024
 """Bytes of the longest metadata that is read, for what the codec headers do not tell."""
 
 _MAX_REMEMBERED_SIZE: Final = 4096
-"""Bytes of the longest codec header whose description is remembered."""
+"""Bytes of the longest codec header or metadata whose description is remembered."""
 
 _MAX_REMEMBERED: Final = 1024
-"""Descriptions of codec headers that are remembered."""
+"""Descriptions of codec headers that are remembered, and as many of metadata."""
 
 _FROM_METADATA: Final = (("width", "width", 65_536), ("height", "height", 65_536), ("framerate", "frame_rate", 1000))
 """What is read from metadata: its name there, its name here, and the largest value that is plausible."""
@@ -78,7 +78,7 @@ def tracks(headers: tuple[Message, ...]) -> list[dict[str, Any]]:
     if found and found[0]["kind"] == "video":
         for message in headers:
             if message.type_id == DATA_AMF0:
-                found[0] = {**_metadata(message), **found[0]}
+                found[0] = {**_describe_metadata(message), **found[0]}
     return found
 
 
@@ -89,7 +89,11 @@ def _describe(type_id: int, body: bytes) -> Details:
 _describe_once = lru_cache(_MAX_REMEMBERED)(describe_header)
 
 
-def _metadata(message: Message) -> Details:
+def _describe_metadata(message: Message) -> Details:
+    return _read_metadata_once(message) if len(message.body) <= _MAX_REMEMBERED_SIZE else _read_metadata(message)
+
+
+def _read_metadata(message: Message) -> Details:
     """Returns the picture's size and frame rate from an ``onMetaData`` message, or nothing if they are not there."""
     name, message = data_name(message)
     if name != "onMetaData" or len(message.body) > MAX_METADATA:
@@ -105,3 +109,6 @@ def _metadata(message: Message) -> Details:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= largest:
             found[ours] = round(value, 3)
     return found
+
+
+_read_metadata_once = lru_cache(_MAX_REMEMBERED)(_read_metadata)

@@ -60,7 +60,7 @@ class OneRequestConnection(HTTPChannel):
 
     site: LimitedSite
     unread = 0
-    _limit: IDelayedCall | None = None
+    _limit: IDelayedCall
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -73,7 +73,7 @@ class OneRequestConnection(HTTPChannel):
 
     def request_received(self) -> None:
         """The request is complete; its answer follows."""
-        if self._limit is not None:
+        if self._limit.active():
             self._limit.reset(ANSWER_SECONDS)
 
     def write(self, data: bytes) -> None:
@@ -86,13 +86,13 @@ class OneRequestConnection(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self._limit is not None and self._limit.active():
+        if self._limit.active():
             self._limit.cancel()
         self.site.closed(self)
 
 
 class LimitedSite(Site):
-    """Serves ``resource`` on `OneRequestConnection`\\ s."""
+    """Serves ``resource``. Each connection is a `OneRequestConnection`."""
 
     noisy = False
     protocol = OneRequestConnection  # type: ignore[assignment]
