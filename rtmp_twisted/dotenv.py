@@ -103,6 +103,6 @@ class Dotenv:
 
         value = syntax.sub(replace, text)
         if kept:
-            line = f"{name} (.env, line {number}): a $ stands before no variable that is set, and is kept as it is"
-            self.warnings.append(f"{line}; write the value in single quotes, or \\$, if that is what you mean")
+            line = f"{name} (.env, line {number}): the variable after a $ is not set, so the $ is kept as it is;"
+            self.warnings.append(f"{line} if that is intended, write the value in single quotes, or \\$")
         return value

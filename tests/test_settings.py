@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from attrs import evolve
 from twisted.python.usage import Options
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted import misspelt
 from rtmp_twisted.dotenv import Dotenv
 from rtmp_twisted.settings import Settings, SettingsError, markdown_table, option_parameters
 from rtmp_twisted.settings_types import EVERYONE, Networks, mask_url
+from tests.support.fakes import within
+from tests.support.programs import ROOT, Program
 
 HERE = Path(__file__)
 SECRET = "s3cret-hunter2"
@@ -467,7 +470,7 @@ class DotenvTests(SynchronousTestCase):
             found = self.read(b"#\nX=" + text + b"\nSET_LATER=1\n")
             self.assertEqual(found.values["X"], (text.decode().strip('"'), 2))
             [warning] = found.warnings
-            self.assertTrue(warning.startswith("X (.env, line 2): a $ "), warning)
+            self.assertTrue(warning.startswith("X (.env, line 2): the variable after a $ is not set"), warning)
             self.assertNotIn("secret", warning)
 
     def test_in_settings(self) -> None:
@@ -476,7 +479,7 @@ class DotenvTests(SynchronousTestCase):
         loaded = Settings.load({}, None, file)
         self.assertEqual((loaded.callback_url, loaded.jwt_secret), ("https://live.example.net/cb", "a$bc"))
         [warning] = loaded.warnings()
-        self.assertTrue(warning.startswith("JWT_SECRET (.env, line 3): a $ "), warning)
+        self.assertTrue(warning.startswith("JWT_SECRET (.env, line 3): the variable after a $ is not set"), warning)
 
 
 SHELL = """
@@ -599,3 +602,24 @@ class MisspeltTests(SynchronousTestCase):
         self.assertEqual(misspelt.WELL_KNOWN & set(DOCUMENTED), set())
         words = {name.partition("_")[0] for name in DOCUMENTED}
         self.assertEqual(misspelt.COMMON_WORDS - words, set())
+
+
+class MisspeltInAProcessTests(TestCase):
+    timeout = 60
+
+    async def test_check(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / ".env").write_text(f"REDIS_PASS={SECRET}\n")
+        script = f"import os; os.chdir({str(folder)!r}); from twisted.scripts.twistd import run; run()"
+        command = (sys.executable, "-c", script, "-n", "--pidfile=", "rtmp", "--check")
+        checked = Program(self, *command, PYTHONPATH=str(ROOT), CALBACK_URL=f"http://{SECRET}/")
+        self.assertEqual(await within(checked.ended), 0, str(checked))
+        self.assertEqual(
+            [line for line in checked.lines if line.startswith("warning: ")],
+            [
+                "warning: REDIS_PASS (.env, line 1): there is no such setting",
+                "warning: CALBACK_URL: did you mean CALLBACK_URL?",
+            ],
+        )
+        self.assertNotIn(SECRET, "\n".join(checked.lines))
