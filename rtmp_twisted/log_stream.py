@@ -40,7 +40,7 @@ def can_block(descriptor: int) -> bool:
 class BackgroundStream(io.TextIOBase):
     """Writes text to a file descriptor in a thread of its own, in the order in which it came.
 
-    While `max_waiting` bytes wait, further lines are dropped and counted. As soon as everything that waits has been
+    While ``max_waiting`` bytes wait, further lines are dropped and counted. As soon as everything that waits has been
     written, ``lost_message(count)`` is written in the place of the dropped lines, and lines are taken again.
 
     Each call of `write` is expected to be one line (or a few that belong together). `write` may be called by any
