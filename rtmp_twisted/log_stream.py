@@ -1,13 +1,14 @@
-"""A text stream whose `write` never blocks: for a log on standard output, which nobody may be reading. Used by logs.py.
+"""A text stream whose `write` never blocks, for a log on standard output. Used by logs.py.
 
-Standard output is often a pipe, a socket or a terminal. When nobody reads it, a write blocks, and with it the whole
-server, which has one thread. Here a second thread does the writing, and a bounded number of lines waits for it. The
-other ways have gaps:
+Standard output is often a pipe, a socket or a terminal. If its reader stops reading, a write blocks. The server has one
+thread, so it would stand still. Therefore a second thread does the writing, and a bounded amount of text waits for it.
 
-- O_NONBLOCK belongs to the open file, which the server shares with other processes, such as the shell that started it.
-- ``/proc/self/fd/1`` can be opened again, with flags of its own, but not if it is a socket or belongs to another user.
-- ``poll`` tells that a terminal takes something, but not how much; and for a pipe its answer is out of date as soon as
-  another process writes to the same pipe.
+Other solutions have gaps:
+
+- O_NONBLOCK is a flag of the open file, which the server shares with other processes, such as the shell it runs in.
+- ``/proc/self/fd/1`` can be opened again with other flags, but not if it is a socket or belongs to another user.
+- ``poll`` says that a terminal accepts something, but not how much. For a pipe, its answer is wrong as soon as another
+  process writes to the same pipe.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from threading import Condition, Thread
 from typing import Final
 
 MAX_WAITING: Final = 256 * 1024
-"""Most bytes of lines that wait to be written: some 2,000 lines, beside what the pipe itself holds (64 KiB)."""
+"""Most bytes of lines that wait to be written: about 2,000 lines. A pipe itself holds another 64 KiB."""
 
 LAST_LINES_SECONDS: Final = 2.0
-"""How long the end of the process waits in all for the lines that are left."""
+"""How long the end of the process waits for the remaining lines, in total."""
 
 
 def can_block(descriptor: int) -> bool:
-    """Whether writing to this file descriptor waits for somebody who reads."""
+    """Whether a write to this file descriptor waits until somebody reads."""
     mode = os.fstat(descriptor).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
 class BackgroundStream(io.TextIOBase):
-    """Writes text to a file descriptor in a thread of its own, in the order in which it came.
+    """Writes text to a file descriptor in its own thread, in the order of the calls of `write`.
 
-    While ``max_waiting`` bytes wait, further lines are dropped and counted. As soon as everything that waits has been
-    written, ``lost_message(count)`` is written in the place of the dropped lines, and lines are taken again.
+    If more than ``max_waiting`` bytes would wait, a line is dropped and counted, and so are all lines after it until
+    the waiting lines have been written. Then ``lost_message(count)`` is written in place of the dropped lines.
 
-    Each call of `write` is expected to be one line (or a few that belong together). `write` may be called by any
-    thread. Text that the encoding cannot express is escaped.
+    Each call of `write` should pass one line, or several that belong together. Any thread may call it. Characters that
+    the encoding does not have are escaped.
     """
 
     def __init__(
@@ -56,14 +57,14 @@ class BackgroundStream(io.TextIOBase):
         self._max_waiting = max_waiting
         self._patience = LAST_LINES_SECONDS
         self._changed = Condition()
-        # All below is guarded by the condition's lock.
+        # The lock of the condition protects everything below.
         self._thread: Thread | None = None
         self._waiting: deque[bytes] = deque()
         self._unwritten = 0
-        """Bytes that wait, and those that the thread is writing."""
+        """Bytes that wait or are being written."""
         self._lost = 0
         self._broken = False
-        """Whether the last write failed. The next line is the occasion to try again."""
+        """Whether the last write failed. The next line causes another attempt."""
 
     def writable(self) -> bool:
         return True
@@ -83,23 +84,27 @@ class BackgroundStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing: every line is written as soon as that is possible."""
+        """Does nothing: every line is written as soon as possible."""
 
     def drain(self) -> None:
-        """Waits until all lines are written. All calls together wait for at most LAST_LINES_SECONDS."""
+        """Waits until all lines are written. All calls together wait at most LAST_LINES_SECONDS."""
         start = time.monotonic()
         with self._changed:
             self._changed.wait_for(self._is_idle, self._patience)
         self._patience = max(0.0, self._patience - (time.monotonic() - start))
 
     def _start(self) -> None:
-        # Not before the first line: a process that forks to go into the background would lose the thread.
-        self._thread = Thread(target=self._run, name="log", daemon=True)
-        # The new thread inherits that it gets no signals: process.py blocks them in the main thread for a moment, and
-        # relies on it that they wait then.
+        # This waits for the first line, because a process loses its threads when it forks into the background.
+        thread = Thread(target=self._run, name="log", daemon=True)
+        # The thread inherits the signal mask. process.py blocks signals for a moment; they must not reach this thread.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._thread.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread left; the next line causes another attempt
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._thread = thread
         atexit.register(self.drain)
 
     def _is_idle(self) -> bool:
@@ -113,7 +118,7 @@ class BackgroundStream(io.TextIOBase):
             try:
                 self._write(data)
                 failed = False
-            except OSError:  # the reader has gone
+            except OSError:  # the reader has closed its end
                 failed = True
             with self._changed:
                 self._unwritten -= len(data)
@@ -123,9 +128,9 @@ class BackgroundStream(io.TextIOBase):
                 self._changed.notify_all()
 
     def _next(self) -> tuple[bytes, int]:
-        """What is written next, and the number of lines that are lost if that fails.
+        """Returns what to write next, and the number of lines that are lost if that fails.
 
-        It is as many lines as a pipe takes in one piece, so that no other process writes into the middle of a line.
+        It is at most what a pipe accepts in one piece, so that another process cannot write into the middle of a line.
         """
         if not self._waiting:
             count, self._lost = self._lost, 0
@@ -143,7 +148,7 @@ class BackgroundStream(io.TextIOBase):
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # another process made the open file non-blocking
+            except BlockingIOError:  # another process has set O_NONBLOCK
                 waiting = select.poll()
                 waiting.register(self._descriptor, select.POLLOUT)
                 waiting.poll()

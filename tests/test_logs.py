@@ -1,4 +1,5 @@
-"""The log: which events it lets through, what a line looks like, that nothing forges one, and twistd's options."""
+"""The log: which events it writes, what a line looks like, that nothing forges one, twistd's options, and a log that
+nobody reads."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.application.service import Application, IService, Service
 from twisted.internet.defer import Deferred
@@ -502,6 +505,20 @@ class BackgroundStreamTests(SynchronousTestCase):
             stream.drain()
             self.assertTrue(least <= time.monotonic() - start < most)
         self.read_until(b"a\n")
+
+    def test_no_thread_left(self) -> None:
+        """Nothing raises; the next line is the occasion to try again."""
+        stream = self.stream()
+        with self.patched_start():
+            stream.write("a\n")
+        stream.write("b\n")
+        self.assertEqual(self.read_until(b"b\n"), b"a\nb\n")
+
+    def patched_start(self) -> contextlib.AbstractContextManager[object]:
+        def refuse(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        return mock.patch.object(threading.Thread, "start", refuse)
 
     def test_can_block(self) -> None:
         self.assertTrue(can_block(self.writing))
