@@ -22,7 +22,7 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import Running
+from rtmp_twisted.process import ProcessService
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
 from rtmp_twisted.rtmp.listener import Listener
@@ -74,7 +74,7 @@ def makeService(options: Options) -> IService:
         parts = assemble(settings, reactor)
     except SettingsError as error:
         raise SystemExit("\n".join(error.lines)) from None
-    Running(settings, reactor, lambda: reload(parts)).setServiceParent(root)
+    ProcessService(settings, reactor, lambda: reload(parts)).setServiceParent(root)
     sequence = SequentialService()
     for part in parts:
         part.setServiceParent(sequence)
