@@ -11,7 +11,7 @@ import contextlib
 import enum
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime, ISSLTransport
@@ -528,7 +528,7 @@ class Connection:
         """The connection is gone: keeps nothing, and refers to nothing that refers to it."""
         self._drop_input()
         self.writer.clear()
-        del self.transport, self.handler
+        self.transport = self.handler = cast(Any, None)
 
 
 _CONNECTED: Final = frozenset((ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.PLAYING))

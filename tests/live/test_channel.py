@@ -435,22 +435,20 @@ class PaceTests(SynchronousTestCase):
 
     def test_the_bytes_of_a_round(self) -> None:
         """What channel tells the scheduler: bytes to each player, not to all of them."""
-        channel = on_air(make_channel(0.1, Clock()))
+        channel = on_air(make_channel(0.1, Clock(), cost=0.005))
         self.crowd(channel)
         channel.flush()
         before = channel.log.position
-        sizes: list[int] = []
-
-        def charge(cost: float, seconds: float, size: int) -> float:
-            sizes.append(size)
-            return 0.0
-
-        self.patch(channel.scheduler, "charge", charge)
         channel.publish(aac(0))
         channel.publish(aac(1))
         channel.flush()
         channel.flush()
-        self.assertEqual(sizes, [channel.log.position - before, 0])
+        expected = FlushScheduler(Clock(), 0.1, lambda: 0, Turns(Clock()))
+        cost = 0.0
+        for size in before, channel.log.position - before, 0:
+            cost = expected.charge(cost, 0.005, size)
+        self.assertGreater(expected.interval, 0)
+        self.assertAlmostEqual(channel.scheduler.interval, expected.interval)
 
     def test_one_call_for_each_player(self) -> None:
         channel = on_air(make_channel(merge_messages=100))
