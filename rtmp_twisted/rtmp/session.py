@@ -20,9 +20,7 @@ from rtmp_twisted.wire.messages import Command, Message
 MAX_STREAMS: Final = 32
 """Message streams of one connection."""
 
-MAX_IGNORED: Final = messages.MEDIA | {messages.USER_CONTROL}
-"""Media that belongs to no publish, and what clients tell of their buffers."""
-_COMMANDS: Final = 100
+MAX_COMMANDS: Final = 100
 """Commands that a client may send in one second."""
 
 BURST_SECONDS: Final = 10
