@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeAlias
 
+from rtmp_twisted.media.keyframes import WITH_COMPOSITION_TIME, is_keyframe
 from rtmp_twisted.wire.messages import AUDIO, VIDEO
 
 FRAME: Final = 0
@@ -112,7 +113,9 @@ _FOURCCS: Final = {
 def classify_video(body: bytes) -> int:
     """`FRAME`, `KEYFRAME`, `HEADER` or `OTHER`. Never raises.
 
-    In a multitrack message the frame type counts for all tracks. An unknown codec is treated as a known one.
+    In a multitrack message the frame type counts for all tracks. Where an Enhanced RTMP frame has frame type 0, the
+    frame itself is looked at (``keyframes``), in a multitrack message the first track's. Of an unknown codec, such a
+    frame is a `FRAME`; in all else, an unknown codec is treated as a known one.
     """
     if len(body) < 6:
         # Too short for any frame. Enhanced RTMP's empty SequenceStart is not: the codec needs no configuration.
@@ -121,7 +124,7 @@ def classify_video(body: bytes) -> int:
     frame = _BY_FRAME_TYPE[first >> 4]
     packet_type = first & 0x0F
     if first & 0x80:
-        if packet_type in _CODED:
+        if packet_type in _CODED and first & 0x70:
             return frame
         return _classify_rare(VIDEO, body)
     if packet_type not in _WITH_PACKET_TYPE or frame == OTHER:
@@ -298,7 +301,18 @@ def _classify_rare(type_id: int, body: bytes) -> int:
         return HEADER
     if type_id == AUDIO:
         return FRAME if packet.packet_type == CODED_FRAMES else OTHER
-    return _BY_FRAME_TYPE[body[0] >> 4] if packet.packet_type in _CODED else OTHER
+    if packet.packet_type not in _CODED:
+        return OTHER
+    return _BY_FRAME_TYPE[body[0] >> 4] if body[0] & 0x70 else _classify_unmarked(packet, body)
+
+
+def _classify_unmarked(packet: Packet, body: bytes) -> int:
+    """`KEYFRAME` or `FRAME` for coded frames with frame type 0, by what the first track's frame is."""
+    track = packet.tracks[0]
+    start = track.start
+    if packet.packet_type == CODED_FRAMES and track.fourcc in WITH_COMPOSITION_TIME:
+        start += 3
+    return KEYFRAME if is_keyframe(track.fourcc, body, start, track.stop) else FRAME
 
 
 def _header_kinds(type_id: int) -> dict[int, str]:

@@ -15,6 +15,10 @@ NANOSECONDS = b"\x02\x01\x02\x03"
 
 ONE, MANY, MANY_CODECS = 0x00, 0x10, 0x20
 
+IDR = b"\x00\x00\x00\x03\x65\x88\x84"
+INTER_SLICE = b"\x00\x00\x00\x03\x41\x9a\x24"
+"""The beginnings of frames of H.264, each one NAL unit behind its length."""
+
 
 def legacy(frame_type: int, codec_id: int, rest: bytes) -> bytes:
     return bytes((frame_type << 4 | codec_id,)) + rest
@@ -78,7 +82,29 @@ VIDEO_TABLE: list[tuple[str, bytes, int]] = [
     ("Enhanced: CodedFrames, inter", video(INTER, 1, b"hvc1\x00\x00\x00" + DATA), FRAME),
     ("Enhanced: CodedFrames, unknown codec", video(KEY, 1, b"zzzz" + DATA), KEYFRAME),
     ("Enhanced: CodedFrames cut", video(KEY, 1, b"avc1"), OTHER),
-    ("Enhanced: CodedFrames, frame type 0", video(0, 1, b"avc1" + DATA), OTHER),
+    ("Enhanced: CodedFrames, frame type 7", video(7, 1, b"avc1" + DATA), OTHER),
+    ("frame type 0: H.264 keyframe", video(0, 1, b"avc1\x00\x00\x00" + IDR), KEYFRAME),
+    ("frame type 0: H.264 keyframe, CodedFramesX", video(0, 3, b"avc1" + IDR), KEYFRAME),
+    ("frame type 0: H.264 inter frame", video(0, 1, b"avc1\x00\x00\x00" + INTER_SLICE), FRAME),
+    ("frame type 0: not understood", video(0, 1, b"avc1" + DATA), FRAME),
+    ("frame type 0: unknown codec", video(0, 1, b"zzzz\x00\x00\x00" + IDR), FRAME),
+    ("frame type 0: nothing behind the codec", video(0, 3, b"avc1") + b"\x00", FRAME),
+    ("frame type 0: VP8 has no composition time", video(0, 1, b"vp08\x10\x02\x00\x9d\x01\x2a\x40\x00"), KEYFRAME),
+    ("frame type 0: ModEx", video(0, 7, modex(1, 1) + b"avc1\x00\x00\x00" + IDR), KEYFRAME),
+    ("frame type 0: one track", video(0, 6, b"\x01avc1\x05\x00\x00\x00" + IDR), KEYFRAME),
+    (
+        "frame type 0: the first track counts",
+        video(0, 6, b"\x13avc1" + track(1, IDR) + track(0, INTER_SLICE)),
+        KEYFRAME,
+    ),
+    (
+        "frame type 0: each track has its own codec",
+        video(0, 6, b"\x23" + track(1, INTER_SLICE, b"avc1") + track(0, b"\x82\x49\x83\x42", b"vp09")),
+        FRAME,
+    ),
+    ("frame type 0: SequenceStart", video(0, 0, b"avc1\x01\x64"), HEADER),
+    ("frame type 0: SequenceEnd", video(0, 2, b"avc1\x00\x00"), OTHER),
+    ("frame type 0: Metadata", video(0, 4, b"avc1\x02\x00\x09colorInfo\x06"), HEADER),
     ("Enhanced: CodedFramesX, key", video(KEY, 3, b"av01" + DATA), KEYFRAME),
     ("Enhanced: CodedFramesX, inter", video(INTER, 3, b"vp09" + DATA), FRAME),
     ("Enhanced: SequenceEnd", video(KEY, 2, b"av01"), OTHER),
