@@ -15,9 +15,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-MAX_UNITS: Final = 64
-"""NAL units or OBUs that are looked at. The first slice or frame header decides; only parameter sets, delimiters and
-supplemental information come before it, 20 units at most in what encoders write."""
+MAX_UNITS: Final = 32
+"""NAL units or OBUs of one frame that are looked at, which bounds the cost. The first slice or frame header decides;
+encoders write fewer than 10 delimiters, parameter sets and units of supplemental information before it."""
 
 WITH_COMPOSITION_TIME: Final = frozenset((b"avc1", b"hvc1", b"vvc1"))
 """The codecs whose CodedFrames begin with a composition time of 3 bytes (Enhanced RTMP v2, ExVideoTagBody)."""

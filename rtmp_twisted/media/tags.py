@@ -52,10 +52,20 @@ MANY_TRACKS_MANY_CODECS: Final = 2
 EX_HEADER: Final = 9
 AAC: Final = 10
 
-# The first byte's upper half: the IsExVideoHeader flag and VideoFrameType.
-_BY_FRAME_TYPE: Final = (OTHER, KEYFRAME, FRAME, FRAME, KEYFRAME, OTHER, OTHER, OTHER) * 2
+_BY_FRAME_TYPE: Final = (OTHER, KEYFRAME, FRAME, FRAME, KEYFRAME, OTHER, OTHER, OTHER)
+"""What a coded frame is, by VideoFrameType: bits 4 to 6 of the first byte."""
+
 _COMMAND_FRAME: Final = 5
+"""The VideoFrameType of commands."""
+
 _CODED: Final = frozenset((CODED_FRAMES, CODED_FRAMES_X))
+
+_MARKED: Final = {
+    0x80 | frame_type << 4 | packet_type: _BY_FRAME_TYPE[frame_type]
+    for frame_type in range(1, 8)
+    for packet_type in _CODED
+}
+"""What an Enhanced RTMP video message is, by its first byte: coded frames that have a frame type."""
 
 # Codec ids whose second byte is an AVCPacketType: AVC, and what encoders added in its image: 9 is ffmpeg's MPEG-4, 12
 # the widespread HEVC before Enhanced RTMP, 13 and 14 AV1 and VVC of some content delivery networks.
@@ -94,6 +104,9 @@ _SOUND_FORMATS: Final = {
     11: "Speex",
     14: "MP3",
 }
+_LEGACY_FOURCCS: Final = {7: b"avc1", 12: b"hvc1", 13: b"av01", 14: b"vvc1"}
+"""The FourCC that Enhanced RTMP gives to the codec of a codec id."""
+
 _FOURCCS: Final = {
     b"avc1": "H.264",
     b"hvc1": "HEVC",
@@ -121,13 +134,11 @@ def classify_video(body: bytes) -> int:
         # Too short for any frame. Enhanced RTMP's empty SequenceStart is not: the codec needs no configuration.
         return HEADER if len(body) == 5 and body[0] & 0x8F == 0x80 and body[0] != 0xD0 else OTHER
     first = body[0]
-    frame = _BY_FRAME_TYPE[first >> 4]
-    packet_type = first & 0x0F
     if first & 0x80:
-        if packet_type in _CODED and first & 0x70:
-            return frame
-        return _classify_rare(VIDEO, body)
-    if packet_type not in _WITH_PACKET_TYPE or frame == OTHER:
+        marked = _MARKED.get(first)
+        return marked if marked is not None else _classify_rare(VIDEO, body)
+    frame = _BY_FRAME_TYPE[first >> 4]
+    if first & 0x0F not in _WITH_PACKET_TYPE or frame == OTHER:
         return frame
     avc_packet_type = body[1]
     if avc_packet_type == 1:
@@ -167,6 +178,60 @@ def header_slots(type_id: int, body: bytes) -> tuple[Slot, ...]:
         return ((media, 0, "sequence"),)
     kind = _header_kinds(type_id)[packet.packet_type]
     return tuple((media, track_id, kind) for track_id in _distinct(packet))
+
+
+class TrackCodecs:
+    """Which codec each track of a publish has, so that it can be told which kept headers are no longer in force.
+
+    The end of a sequence ends all headers of its track. A configuration of another codec than the track had ends the
+    track's other headers: metadata and channels belong to the codec that they came with.
+    """
+
+    __slots__ = ("_codecs",)
+
+    def __init__(self) -> None:
+        self._codecs: dict[tuple[str, int], bytes] = {}
+
+    def ended_slots(self, type_id: int, body: bytes) -> tuple[Slot, ...]:
+        """Returns the slots whose headers a message ends, often none; what is kept in them is to be dropped.
+
+        Has to be called for each message that is classified as `HEADER` or `OTHER`, before its own header is kept.
+        """
+        media, other = ("video", "metadata") if type_id == VIDEO else ("audio", "channels")
+        begins, found = _sequence(type_id, body)
+        ended: list[Slot] = []
+        for track_id, codec in found:
+            if not begins:
+                self._codecs.pop((media, track_id), None)
+                ended += ((media, track_id, "sequence"), (media, track_id, other))
+            elif self._codecs.setdefault((media, track_id), codec) != codec:
+                self._codecs[media, track_id] = codec
+                ended.append((media, track_id, other))
+        return tuple(ended)
+
+
+def _sequence(type_id: int, body: bytes) -> tuple[bool, list[tuple[int, bytes]]]:
+    """Whether a message begins sequences or ends them, and their tracks and codecs: none where it does neither."""
+    packet = parse(type_id, body)
+    if packet is not None:
+        begins = _header_kinds(type_id).get(packet.packet_type) == "sequence"
+        if not begins and packet.packet_type != SEQUENCE_END:
+            return False, []
+        return begins, [(track.track_id, track.fourcc) for track in packet.tracks]
+    begins = bool(header_slots(type_id, body))
+    if type_id != VIDEO:
+        return begins, [(0, b"mp4a")] if begins else []
+    if not begins and not _ends_avc_sequence(body):
+        return False, []
+    codec_id = body[0] & 0x0F
+    return begins, [(0, _LEGACY_FOURCCS.get(codec_id, bytes((codec_id,))))]
+
+
+def _ends_avc_sequence(body: bytes) -> bool:
+    """Whether a message before Enhanced RTMP has AVCPacketType 2 (FLV 10.1, section E.4.3.1)."""
+    if len(body) < 2 or body[0] & 0x0F not in _WITH_PACKET_TYPE or body[0] & 0x80:
+        return False
+    return body[1] == 2 and _BY_FRAME_TYPE[body[0] >> 4] != OTHER
 
 
 def may_be_multitrack(body: bytes) -> bool:
@@ -303,7 +368,8 @@ def _classify_rare(type_id: int, body: bytes) -> int:
         return FRAME if packet.packet_type == CODED_FRAMES else OTHER
     if packet.packet_type not in _CODED:
         return OTHER
-    return _BY_FRAME_TYPE[body[0] >> 4] if body[0] & 0x70 else _classify_unmarked(packet, body)
+    frame_type = body[0] >> 4 & 7
+    return _BY_FRAME_TYPE[frame_type] if frame_type else _classify_unmarked(packet, body)
 
 
 def _classify_unmarked(packet: Packet, body: bytes) -> int:

@@ -266,6 +266,75 @@ CODECS: list[tuple[int, bytes, str]] = [
 ]
 
 
+AVC_HEADER = legacy(KEY, 7, b"\x00\x00\x00\x00\x01d\x00\x1f")
+SEQUENCE_0, METADATA_0 = ("video", 0, "sequence"), ("video", 0, "metadata")
+
+# Messages in turn, and the slots that each ends.
+ENDED: dict[str, list[tuple[int, bytes, tuple[Slot, ...]]]] = {
+    "the same codec again, before Enhanced RTMP or with it": [
+        (VIDEO, AVC_HEADER, ()),
+        (VIDEO, video(KEY, 4, b"avc1\x02\x00\x09colorInfo\x06"), ()),
+        (VIDEO, AVC_HEADER, ()),
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+        (VIDEO, legacy(KEY, 12, b"\x00\x00\x00\x00\x01"), (METADATA_0,)),
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+        (VIDEO, legacy(KEY, 13, b"\x00\x00\x00\x00\x81"), (METADATA_0,)),
+        (VIDEO, video(KEY, 5, b"av01\x80"), ()),
+        (VIDEO, legacy(KEY, 9, b"\x00\x00\x00\x00\x01"), (METADATA_0,)),
+        (VIDEO, legacy(KEY, 9, b"\x00\x00\x00\x00\x01"), ()),
+    ],
+    "another codec": [
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+        (VIDEO, video(KEY, 0, b"av01\x81"), (METADATA_0,)),
+        (VIDEO, video(KEY, 0, b"av01\x81"), ()),
+        (VIDEO, video(KEY, 0, b"zzzz\x81"), (METADATA_0,)),
+    ],
+    "metadata before the configuration stays": [
+        (VIDEO, video(KEY, 4, b"hvc1\x02\x00\x09colorInfo\x06"), ()),
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+    ],
+    "the end": [
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+        (VIDEO, video(KEY, 2, b"hvc1"), (SEQUENCE_0, METADATA_0)),
+        (VIDEO, video(KEY, 4, b"av01\x02\x00\x09colorInfo\x06"), ()),
+        (VIDEO, video(KEY, 0, b"av01\x01"), ()),
+        (VIDEO, video(KEY, 7, modex(1, 2) + b"av01"), (SEQUENCE_0, METADATA_0)),
+    ],
+    "the end before Enhanced RTMP": [
+        (VIDEO, AVC_HEADER, ()),
+        (VIDEO, legacy(KEY, 7, b"\x02\x00\x00\x00"), (SEQUENCE_0, METADATA_0)),
+        (VIDEO, legacy(INTER, 12, b"\x02"), (SEQUENCE_0, METADATA_0)),
+        (VIDEO, legacy(COMMAND, 7, b"\x02\x00\x00\x00"), ()),
+        (VIDEO, legacy(KEY, 2, b"\x02\x00\x00\x00"), ()),
+        (VIDEO, legacy(KEY, 7, b"\x03\x00\x00\x00"), ()),
+        (VIDEO, legacy(KEY, 7, b""), ()),
+        (VIDEO, b"", ()),
+    ],
+    "each track for itself": [
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+        (VIDEO, video(KEY, 6, b"\x20" + track(1, DATA, b"hvc1") + track(2, DATA, b"av01")), ()),
+        (VIDEO, video(KEY, 6, b"\x10hvc1" + track(2, DATA) + track(1, DATA)), (("video", 2, "metadata"),)),
+        (VIDEO, video(KEY, 6, b"\x02hvc1\x02"), (("video", 2, "sequence"), ("video", 2, "metadata"))),
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+    ],
+    "sound": [
+        (AUDIO, b"\xaf\x00\x12\x10", ()),
+        (AUDIO, audio(4, b"mp4a\x01"), ()),
+        (AUDIO, audio(0, b"mp4a\x12\x10"), ()),
+        (AUDIO, audio(0, b"Opus"), (("audio", 0, "channels"),)),
+        (AUDIO, audio(2, b"Opus"), (("audio", 0, "sequence"), ("audio", 0, "channels"))),
+        (AUDIO, b"\xaf\x02", ()),
+        (AUDIO, b"\xaf\x01" + DATA, ()),
+        (AUDIO, b"", ()),
+    ],
+    "sound and pictures": [
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+        (AUDIO, audio(0, b"Opus"), ()),
+        (AUDIO, audio(2, b"Opus"), (("audio", 0, "sequence"), ("audio", 0, "channels"))),
+    ],
+}
+
+
 class Media(SynchronousTestCase):
     def test_classify_video(self) -> None:
         for name, body, expected in VIDEO_TABLE:
@@ -278,6 +347,12 @@ class Media(SynchronousTestCase):
     def test_header_slots(self) -> None:
         for type_id, body, expected in SLOTS:
             self.assertEqual(tags.header_slots(type_id, body), expected, body)
+
+    def test_ended_slots(self) -> None:
+        for name, messages in ENDED.items():
+            codecs = tags.TrackCodecs()
+            for number, (type_id, body, expected) in enumerate(messages):
+                self.assertEqual(codecs.ended_slots(type_id, body), expected, f"{name}, message {number}")
 
     def test_tracks(self) -> None:
         for type_id, body, expected in TRACKS:
@@ -317,6 +392,9 @@ class Media(SynchronousTestCase):
         kind = (tags.classify_video if type_id == VIDEO else tags.classify_audio)(body)
         slots = tags.header_slots(type_id, body)
         tracks = tags.tracks(type_id, body)
+        ended = tags.TrackCodecs().ended_slots(type_id, body)
+        self.assertTrue(kind == OTHER or not ended, "frames and headers of unknown tracks end nothing")
+        self.assertLessEqual({track_id for _, track_id, _ in ended}, set(tracks))
         self.assertIn(kind, (FRAME, KEYFRAME, HEADER, OTHER))
         self.assertFalse(type_id == AUDIO and kind == KEYFRAME)
         self.assertEqual(kind == HEADER, bool(slots))
