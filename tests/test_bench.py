@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -342,6 +343,19 @@ class ReportTests(SynchronousTestCase):
         self.assertFalse(row.is_right)
         self.assertTrue(runs[0].is_right)
 
+    def test_comparison(self) -> None:
+        """The ratio is the median of the pairs' ratios; a run whose partner failed does not count."""
+        cpu = {"before": (10.0, 20.0, 30.0, 5.0), "after": (11.0, 20.0, 36.0)}
+        runs = [
+            result(server=server, scenario="s", run=run, server_cpu_pct=value, lat_p50_ms=0.0)
+            for server, values in cpu.items()
+            for run, value in enumerate(values, 1)
+        ]
+        lines = [line.split() for line in report.comparison(runs, "before", "after")]
+        self.assertEqual(["s", "CPU", "%", "20.00", "20.00", "1.100", "1.00", "to", "1.20"], lines[1])
+        self.assertEqual(["p50", "ms", "0.00", "0.00", "1.000", "1.00", "to", "1.00"], lines[2])
+        self.assertEqual(1 + len(report.COMPARED), len(lines))
+
     def test_markdown_tells_faults_and_doubts(self) -> None:
         path = Path(self.mktemp())
         rows = [result(server="a", lost=3), result(server="b", load_cpu_pct=97.0)]
@@ -383,6 +397,30 @@ class CommandLineTests(SynchronousTestCase):
         self.assertIn("| 3-players | rtmp-twisted | yes |", table)
         self.assertEqual("svg", ElementTree.fromstring(drawing).tag.rpartition("}")[2])
 
+    def test_compares_two_checkouts(self) -> None:
+        """Nothing is written into the other one, which may have no environment of its own."""
+        with tempfile.TemporaryDirectory() as directory:
+            other = Path(directory, "other")
+            ignored = shutil.ignore_patterns("__pycache__", "dropin.cache")
+            for name in "rtmp_twisted", "twisted":
+                shutil.copytree(TOOLS.parent / name, other / name, ignore=ignored)
+            for name in "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE":
+                shutil.copy(TOOLS.parent / name, other)
+            version = other / "rtmp_twisted/_version.py"
+            version.write_text(version.read_text().replace('"0.', '"77.'))
+            files = sorted(other.rglob("*"))
+            done = self.bench(
+                "--against", str(other), "--players", "2", "--seconds", "1", "--settle", "0.5", "--repeat", "1",
+                "--output", directory,
+            )  # fmt: skip
+            self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            self.assertEqual(files, sorted(other.rglob("*")))
+            with open(Path(directory, "results.csv"), newline="") as file:
+                rows = {row["server"]: row["version"] for row in csv.DictReader(file)}
+        self.assertEqual({peers.BEFORE, peers.AFTER}, set(rows))
+        self.assertTrue(rows[peers.BEFORE].startswith("77."), rows)
+        self.assertRegex(done.stdout, r"(?m)^2-players +CPU % +\d")
+
     def test_a_server_that_does_not_come_up(self) -> None:
         command = f"{sys.executable} -c 'import sys; sys.exit(\"no {{port}} today\")'"
         done = self.bench("--server", f"lazy={command}", "--only", "lazy", "--players", "1", "--repeat", "1")
@@ -394,6 +432,7 @@ class CommandLineTests(SynchronousTestCase):
         for arguments, reason in (
             (("--scenario", "none-such"), "there is no scenario none-such"),
             (("--only", "none-such"), "there is no server none-such"),
+            (("--against", "/none/such"), "/none/such is no checkout of this project"),
             (("--server", "x=serve"), "is not NAME=COMMAND"),
             (("--server", "x=/none/such {port}", "--only", "x", "--players", "1"), "x cannot be started"),
         ):

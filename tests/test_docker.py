@@ -93,7 +93,7 @@ class HealthTests(TestCase):
     timeout = 120
 
     async def check(self, **environment: str) -> tuple[int, list[str]]:
-        program = Program(self, sys.executable, "-m", "rtmp_twisted.healthcheck", PYTHONPATH=str(ROOT), **environment)
+        program = Program(self, sys.executable, "-m", "rtmp_twisted.healthcheck", **environment)
         return await within(program.ended), program.lines
 
     async def test_a_server(self) -> None:

@@ -20,7 +20,7 @@ from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import Networks
 from rtmp_twisted.summary import features, lines
 from tests.support.fakes import reactor, read_token, until, within
-from tests.support.programs import ROOT, Program, Server, free_port
+from tests.support.programs import SEARCH_PATH, Program, Server, free_port
 from tests.support.rtmp_client import RTMPClient, aac, client
 
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -69,7 +69,7 @@ class CheckTests(TestCase):
 
     def check(self, *options: str, **environment: str) -> Program:
         command = (sys.executable, "-c", TWISTD, "-n", "--pidfile=", "rtmp", "--check", *options)
-        return Program(self, *command, PYTHONPATH=str(ROOT), **environment)
+        return Program(self, *command, **environment)
 
     async def test_good(self) -> None:
         with socket.socket() as taken:  # a server that runs is no mistake
@@ -144,7 +144,7 @@ os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAM
 os.execv(sys.executable, [sys.executable, "-c", {TWISTD!r}, "-n", "--pidfile=", "rtmp",
                           "--listen=systemd:domain=INET6:name=rtmp"])
 """
-        server = Program(self, sys.executable, "-c", script, PYTHONPATH=str(ROOT))
+        server = Program(self, sys.executable, "-c", script)
         match = await server.until(r"RTMP on \[::\]:([0-9]+)")
         await self.check(await client(int(match[1])))
         server.signal(signal.SIGTERM)
@@ -166,7 +166,7 @@ class HangUpTests(TestCase):
         port = free_port()
         ours, theirs = pty.openpty()
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "rtmp", f"--rtmp-port={port}"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": SEARCH_PATH}
         with subprocess.Popen(
             command, stdin=theirs, stdout=subprocess.PIPE, text=True, cwd=self.folder(), env=environment
         ) as server:

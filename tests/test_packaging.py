@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import shutil
 import site
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 from configparser import ConfigParser
 from pathlib import Path
@@ -108,6 +110,26 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(
             {name.partition("/")[0] for name in names if ".dist-info/" not in name}, {"rtmp_twisted", "twisted"}
         )
+
+
+class CompiledTests(SynchronousTestCase):
+    """The list of modules in pyproject.toml that can be compiled."""
+
+    def setUp(self) -> None:
+        settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        self.modules: list[str] = settings["tool"]["rtmp-twisted"]["compiled"]
+
+    def test_listed_modules_exist(self) -> None:
+        for module in self.modules:
+            self.assertTrue((ROOT / (module.replace(".", "/") + ".py")).exists(), module)
+
+    def test_what_runs_is_what_was_asked_for(self) -> None:
+        """With RTMP_TWISTED_COMPILE=1 ./tools/test runs these very tests against the compiled modules."""
+        is_wanted = os.environ.get("RTMP_TWISTED_COMPILE") == "1"
+        for module in self.modules:
+            file = importlib.import_module(module).__file__
+            assert file is not None
+            self.assertEqual(file.endswith(".so"), is_wanted, file)
 
 
 class MetadataTests(SynchronousTestCase):

@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.fakes import within
-from tests.support.programs import ROOT, Program, free_port
+from tests.support.programs import ROOT, SEARCH_PATH, Program, free_port
 from tests.support.rtmp_client import client
 
 UNITS = ROOT / "docs/systemd"
@@ -51,7 +51,7 @@ class ActivationTests(TestCase):
         server = Program(
             self,
             *("systemd-socket-activate", f"--listen=[::]:{port}", "--fdname=rtmp"),
-            *("--setenv=LISTEN=systemd:domain=INET6:name=rtmp", f"--setenv=PYTHONPATH={ROOT}", "--setenv=PATH"),
+            *("--setenv=LISTEN=systemd:domain=INET6:name=rtmp", f"--setenv=PYTHONPATH={SEARCH_PATH}", "--setenv=PATH"),
             *(sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp"),
         )
         await server.until("Listening on")
@@ -64,7 +64,7 @@ class ActivationTests(TestCase):
             self.assertEqual(second.recv(1), b"\x03")
 
     async def test_no_such_socket(self) -> None:
-        settings = {"LISTEN": "systemd:domain=INET6:name=rtmp", "PYTHONPATH": str(ROOT)}
+        settings = {"LISTEN": "systemd:domain=INET6:name=rtmp"}
         server = Program(self, sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp", **settings)
         self.assertEqual(await within(server.ended), 1)
         [line] = server.lines

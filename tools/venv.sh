@@ -1,4 +1,4 @@
-# Sourced by serve, test and .ci/run: the virtual environment .venv in the checkout's root, and the compiled package.
+# Sourced by the other tools and .ci/run: the virtual environment .venv in the checkout's root, and the compiled package.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -71,14 +71,13 @@ ensure_venv() {
     fi
 }
 
-# ensure_compiled: with RTMP_TWISTED_COMPILE=1, the package as pip compiles it (setup.py) is in $compiled; else nothing.
-# What has $compiled before .venv in its search path uses it.
-compiled=$root/build/compiled
+# ensure_compiled: with RTMP_TWISTED_COMPILE=1, the package is compiled and installed into build/compiled, and that is put in
+# front of Python's search path. Otherwise nothing.
 ensure_compiled() {
-    local wanted headers missing=()
+    local compiled=$root/build/compiled wanted headers missing=()
     [ "${RTMP_TWISTED_COMPILE:-}" = 1 ] || return 0
-    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -type f \
-        -not -name '*.pyc' -not -name '*.so' -not -name dropin.cache |
+    export PYTHONPATH=$compiled
+    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -name '*.py' -o -name '*.cfg' -o -name '*.toml' |
         LC_ALL=C sort | xargs cat | cksum; "$venv/bin/python" -V)
     [ "$(cat "$compiled/.made-of" 2>/dev/null)" != "$wanted" ] || return 0
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)
@@ -87,14 +86,7 @@ ensure_compiled() {
     [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
     say "compiling into $compiled"
     rm -rf "$compiled"
-    mkdir -p "$compiled/source"
-    # A copy, since a build leaves files behind, which the next one would take for sources.
-    (cd "$root" && cp -r setup.py setup.cfg pyproject.toml README.md LICENSE rtmp_twisted twisted "$compiled/source")
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$compiled" \
-        "$compiled/source" </dev/null >&2
-    rm -r "$compiled/source"
-    (cd "$compiled" && "$venv/bin/python" -c '
-from rtmp_twisted.live import channel
-assert not channel.__file__.endswith(".py"), channel.__file__')
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$compiled" "$root" \
+        </dev/null >&2
     printf '%s\n' "$wanted" >"$compiled/.made-of"
 }

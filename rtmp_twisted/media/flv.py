@@ -61,3 +61,13 @@ def append_tag(parts: list[bytes | memoryview], type_id: int, timestamp: int, bo
     parts.append(body)
     parts.append(_uint32(_TAG_HEADER_SIZE + length))
     return _TAG_HEADER_SIZE + length + 4
+
+
+class FLVFormat:
+    """The form of a log that is an FLV stream. Messages that have no FLV form are left out."""
+
+    preamble: Final = header()
+
+    def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
+        """Appends one tag; returns its length in bytes, 0 for a message that has no FLV form."""
+        return append_tag(parts, type_id, timestamp, body) if type_id in TAG_TYPES else 0

@@ -18,9 +18,11 @@ from zope.interface import implementer
 
 from rtmp_twisted._version import __version__
 from rtmp_twisted.live.authority import IPublishAuthority
-from rtmp_twisted.live.broker import Broker, State
+from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.publication import PublishState
 from rtmp_twisted.rtmp.factory import RTMPFactory
 from rtmp_twisted.web.rates import Sampler
+from rtmp_twisted.web.serializers import state_of
 
 #: Channels that have numbers of their own: those that have been there longest. ``rtmp_channels_not_shown`` counts
 #: the others, which are in the sums.
@@ -125,7 +127,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("rtmp_connections", "Connections now", len(factory.connections))
         yield CounterMetricFamily("rtmp_connections", "Connections that were let in", factory.accepted)
         refused = CounterMetricFamily("rtmp_connections_refused", "Connections turned away", labels=["reason"])
-        for reason, count in factory.gate.refused.items():
+        for reason, count in factory.limits.refused.items():
             refused.add_metric([reason], count)
         yield refused
 
@@ -150,13 +152,13 @@ class Metrics(Collector):
         shown = total_players = 0
         channels = self._broker.channels()
         for channel, publication in channels:
-            states["waiting" if publication is None else publication.state.value] += 1
+            states[state_of(publication)] += 1
             total_players += len(channel.players)
             if shown < MAX_CHANNELS and len(channel.name) <= MAX_NAME:
                 shown += 1
                 players.add_metric([channel.name], len(channel.players))
-                if publication is not None and publication.state is State.ON_AIR:
-                    rate = self.sampler.bit_rate(channel.name, publication, channel.received_bytes)
+                if publication is not None and publication.state is PublishState.ON_AIR:
+                    rate = self.sampler.bit_rate(channel.name, publication, publication.received_bytes)
                     rates.add_metric([channel.name], rate)
         family = GaugeMetricFamily("rtmp_channels", "Channels, by what they do", labels=["state"])
         for state, count in states.items():

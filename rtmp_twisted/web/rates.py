@@ -8,7 +8,8 @@ from typing import Final
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from rtmp_twisted.live.broker import Broker, Publication
+from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.publication import Publication
 
 #: Seconds between two looks at the reactor's lateness.
 LAG_INTERVAL: Final = 0.5
@@ -68,7 +69,7 @@ class Sampler:
             self._older, self._newer = (
                 self._newer,
                 {
-                    channel.name: _Sample(publication, now, channel.received_bytes)
+                    channel.name: _Sample(publication, now, publication.received_bytes)
                     for channel, publication in self._broker.channels()
                     if publication is not None and channel.on_air
                 },

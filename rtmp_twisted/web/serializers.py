@@ -8,10 +8,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
-from rtmp_twisted.live.broker import Publication
 from rtmp_twisted.live.channel import Channel
+from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.media.codecs import Details, describe_header
-from rtmp_twisted.rtmp.message_stream import MessageStream
 from rtmp_twisted.web.rates import Sampler
 from rtmp_twisted.wire import amf0
 from rtmp_twisted.wire.errors import ProtocolError
@@ -33,31 +32,35 @@ def channel_view(channel: Channel, publication: Publication | None, now: float, 
     traffic = channel.traffic()
     view: dict[str, Any] = {
         "name": channel.name,
-        "state": "waiting" if publication is None else publication.state.value,
+        "state": state_of(publication),
         "players": len(channel.players),
-        "received": {"bytes": channel.received_bytes, "messages": channel.received_messages},
         "delivered": {"bytes": traffic.delivered_bytes, "messages": traffic.delivered_messages},
         "skipped": {"times": traffic.skips, "bytes": traffic.skipped_bytes},
     }
     if publication is None:
+        view["received"] = {"bytes": 0, "messages": 0}
         return view
+    view["received"] = {"bytes": publication.received_bytes, "messages": publication.received_messages}
     view["publisher"] = _publisher(publication)
     if publication.on_air_since is not None:
-        interval = channel.keyframe_interval
+        interval = publication.keyframe_interval
         view["on_air_seconds"] = round(now - publication.on_air_since, 3)
-        view["bit_rate"] = round(sampler.bit_rate(channel.name, publication, channel.received_bytes))
+        view["bit_rate"] = round(sampler.bit_rate(channel.name, publication, publication.received_bytes))
         view["keyframe_interval"] = None if interval is None else interval / 1000
-        view["tracks"] = tracks(channel.headers)
+        view["tracks"] = tracks(channel.program.headers.messages)
     return view
+
+
+def state_of(publication: Publication | None) -> str:
+    """ "on air", "asking" (also while it waits to take over) or, without a publish, "waiting"."""
+    if publication is None:
+        return "waiting"
+    return "on air" if publication.state is PublishState.ON_AIR else "asking"
 
 
 def _publisher(publication: Publication) -> dict[str, Any]:
-    view: dict[str, Any] = {"address": publication.client_ip}
-    owner: object = publication.owner
-    if isinstance(owner, MessageStream):
-        view["client"] = owner.session.agent
-        view["connection"] = owner.session.log.session
-    return view
+    owner = publication.owner
+    return {"address": publication.client_ip, "client": owner.agent, "connection": owner.connection_number}
 
 
 def tracks(headers: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -19,7 +19,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from rtmp_twisted.wire.errors import ProtocolError
-from rtmp_twisted.wire.messages import ABORT, SET_CHUNK_SIZE, Message, four_bytes
+from rtmp_twisted.wire.messages import (
+    ABORT,
+    AUDIO,
+    COMMAND_AMF0,
+    DATA_AMF0,
+    DATA_AMF3,
+    SET_CHUNK_SIZE,
+    USER_CONTROL,
+    VIDEO,
+    Message,
+    four_bytes,
+)
 
 DEFAULT_CHUNK_SIZE: Final = 128
 """Bytes of payload per chunk in each direction until a Set Chunk Size (section 5.4.1)."""
@@ -381,3 +392,38 @@ def append_chunks(
 def _swap(stream_id: int) -> int:
     """Reverses the bytes of a message stream id, the one little-endian field of the protocol (section 5.3.1.2.1)."""
     return stream_id << 24 if stream_id < 0x100 else int.from_bytes(stream_id.to_bytes(4, "little"), "big")
+
+
+LOG_STREAM_ID: Final = 1
+"""The message stream id of what a `ChunkFormat` writes: what createStream gives a connection first."""
+
+LOG_CHUNK_STREAM_IDS: Final = {USER_CONTROL: 2, COMMAND_AMF0: 3, AUDIO: 4, DATA_AMF0: 5, DATA_AMF3: 5, VIDEO: 6}
+"""Chunk stream by message type; 2 is prescribed for control messages (section 5.4), the others are free.
+All fit a one-byte basic header, so that a message's stream id stands at a fixed place (`restream`)."""
+
+
+class ChunkFormat:
+    """The form of a channel's own log: chunks of ``chunk_size`` bytes, for message stream `LOG_STREAM_ID` (a User
+    Control message for stream 0, as all of them)."""
+
+    preamble: Final = b""
+
+    def __init__(self, chunk_size: int) -> None:
+        self._chunk_size = chunk_size
+
+    def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
+        """Appends the chunks of one message without copying its body; returns their length in bytes."""
+        stream_id = 0 if type_id == USER_CONTROL else LOG_STREAM_ID
+        chunk_stream_id = LOG_CHUNK_STREAM_IDS[type_id]
+        return append_chunks(parts, chunk_stream_id, self._chunk_size, type_id, stream_id, timestamp, body)
+
+
+def restream(data: bytes, start: int, end: int, stream_id: int) -> list[bytes | memoryview]:
+    """Gives one message of a `ChunkFormat`'s bytes, which is at ``start`` to ``end``, another message stream id.
+
+    The id is in bytes 8 to 11 of the type 0 header (section 5.3.1.2.1). A User Control message names the stream in its
+    event data instead (section 7.1.7), which ends it.
+    """
+    if data[start + 7] == USER_CONTROL:
+        return [data[start : end - 4] + stream_id.to_bytes(4, "big")]
+    return [data[start : start + 8] + stream_id.to_bytes(4, "little"), memoryview(data)[start + 12 : end]]

@@ -27,6 +27,9 @@ DATA_AMF0: Final = 18
 COMMAND_AMF0: Final = 20
 AGGREGATE: Final = 22
 
+MEDIA: Final = frozenset((AUDIO, VIDEO, DATA_AMF0, DATA_AMF3))
+"""The types of what a publisher sends to its players; an `AGGREGATE` message has such messages in it."""
+
 # User Control event types: section 7.1.7.
 STREAM_BEGIN: Final = 0
 STREAM_EOF: Final = 1

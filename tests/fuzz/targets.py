@@ -176,7 +176,7 @@ def fuzz_session(data: bytes) -> None:
         assert witness.new()[-1].timestamp == 40
         for client in publisher, player, other, witness:
             client.leave()
-        assert world.factory.gate.inside == 0
+        assert world.factory.limits.inside == 0
         world.clock.advance(60)
         assert world.broker.channels() == []
 

@@ -185,7 +185,7 @@ class ImportTests(SynchronousTestCase):
         """The libraries cost memory, so a setting that is off must not import one."""
         libraries = {"treq", "jwt", "txredisapi", "autobahn"}
         for module, expected in [
-            ("rtmp_twisted.outside", set()),
+            ("rtmp_twisted.integrations", set()),
             ("rtmp_twisted.integrations.callback", {"treq", "jwt"}),
             ("rtmp_twisted.integrations.redis", {"txredisapi"}),
             ("rtmp_twisted.integrations.coordinator", {"autobahn", "jwt"}),

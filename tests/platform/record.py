@@ -240,8 +240,21 @@ class Record:
         elif not (
             any(publish.left and not publish.told for publish in publishes)
             or any(stream.interrupted for stream in accepted)
+            or started >= len(accepted) - sum(self._had_rivals(stream) for stream in accepted)
         ):
             yield f"key {key!r}: {len(accepted)} were accepted, {started} went on air, and nobody left"
+
+    def _had_rivals(self, stream: Stream) -> bool:
+        """Whether another one was asked about at the same time, and accepted for the same channel: one of them went on
+        air, and the other had its end at once, which is looked at elsewhere."""
+        return any(
+            other.channel == stream.channel
+            and other.answer is Answer.ACCEPTED
+            and other is not stream
+            and stream.asked < other.accepted
+            and other.asked < stream.accepted
+            for other in self.streams
+        )
 
     def _overlaps(self, on_air: list[Stream]) -> list[str]:
         """What was asked about a channel while something was on air there."""

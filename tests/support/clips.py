@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 from twisted.trial.unittest import TestCase
 
-from tests.support.fakes import reactor, within
+from tests.support.fakes import within
 from tests.support.programs import Program
 
 CURRENT_FFMPEG: str = imageio_ffmpeg.get_ffmpeg_exe()
@@ -94,6 +95,7 @@ def _new_path(name: str) -> Path:
     global _directory
     if _directory is None:
         _directory = directory = Path(tempfile.mkdtemp(prefix="clips-"))
-        directory.chmod(0o755)  # one of the programs will not be root
-        reactor.addSystemEventTrigger("after", "shutdown", shutil.rmtree, directory, True)
+        directory.chmod(0o755)  # one of the programs refuses to run as root
+        # Not with the reactor's shutdown: trial -j fires that after each test.
+        atexit.register(shutil.rmtree, directory, True)
     return _directory / name

@@ -19,10 +19,17 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+import rtmp_twisted
 from tests.support.fakes import reactor, within
 
 ROOT = Path(__file__).parents[2]
+"""The checkout."""
 
+PACKAGE = Path(rtmp_twisted.__file__).parents[1]
+"""Where the package under test is: the checkout, or the folder that ./tools/test has installed it into, compiled."""
+
+SEARCH_PATH = os.pathsep.join(dict.fromkeys((str(PACKAGE), str(ROOT))))
+"""PYTHONPATH of programs that need the package under test, or the tests."""
 
 _ports = random.sample(range(10_000, 32_000), 20_000)
 
@@ -58,7 +65,8 @@ class Program(ProcessProtocol):
         path = shutil.which(command[0])
         if path is None:
             raise AssertionError(f"{command[0]} is not installed")
-        env: Mapping[str, str] = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment}
+        inherited = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": SEARCH_PATH}
+        env: Mapping[str, str] = {**inherited, **environment}
         self._process: Any = reactor.spawnProcess(self, path, [path, *command[1:]], env=env)
         case.addCleanup(self.kill)
 
@@ -138,7 +146,6 @@ class Server(Program):
         super().__init__(
             case,
             *(sys.executable, "-c", command, "--nodaemon", "--pidfile=", f"--rundir={directory}", "rtmp", *options),
-            PYTHONPATH=str(ROOT),
         )
 
     def up(self) -> Deferred[re.Match[str]]:

@@ -77,7 +77,7 @@ class HTTPCase(TestCase):
         self.world = World(names=NameRules(allow_special=True))
         clock = self.world.clock
         timed = TimedAuthority(self.world.authority, clock)
-        self.world.broker._authority = timed
+        self.world.broker.authority = timed
         self.metrics = Metrics(clock, self.world.broker, self.world.factory, timed, links)
         self.port = free_port()
         where = TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1")
@@ -323,7 +323,7 @@ class MetricsTests(HTTPCase):
         player = self.player()
         publisher.send(AVC_HEADER, avc(0, True, bytes(1000)))
         self.player("radio")
-        self.world.factory.gate.refused["too many from one address"] += 3
+        self.world.factory.limits.refused["too many from one address"] += 3
         self.world.clock.advance(2)
         found = await self.numbers()
         expected = {
@@ -373,7 +373,7 @@ class SamplerTests(HTTPCase):
     def rate(self) -> float:
         found = self.world.broker.channel("tv")
         assert found is not None and found[1] is not None
-        return self.metrics.sampler.bit_rate("tv", found[1], found[0].received_bytes)
+        return self.metrics.sampler.bit_rate("tv", found[1], found[1].received_bytes)
 
     def test_bit_rate(self) -> None:
         self.serve()

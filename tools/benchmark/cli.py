@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
         help="one more server, or another way to start a known one; {port}, {host} and {dir} are replaced. It must "
         "accept the applications bench0, bench1, ...",
     )
+    add(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure this checkout and another one of the same project (before a change, say), and nothing else; "
+        "prints the figures of both and their ratios (default of --repeat: 5)",
+    )
     add("--install-peers", action="store_true", help="put node-media-server into the cache directory first, with npm")
     add("--output", type=Path, default=Path("bench-results"), metavar="DIR", help="default: bench-results")
     return parser
@@ -75,12 +83,17 @@ def _count(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     chosen = _scenarios(options)
-    repeat = options.repeat or (1 if options.quick else 3)
+    repeat = options.repeat or (1 if options.quick else 5 if options.against else 3)
     seconds = options.seconds or (3.0 if options.quick else 10.0)
     raise_file_limit(max(scenario.players + scenario.channels for scenario in chosen) + SPARE_FILES)
     if options.install_peers:
         peers.install_node_media_server()
-    servers, missing = _servers(options)
+    with tempfile.TemporaryDirectory(prefix="rtmp-bench-") as copies:
+        return _measure(options, chosen, repeat, seconds, Path(copies))
+
+
+def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: int, seconds: float, copies: Path) -> int:
+    servers, missing = _checkouts(options.against, copies) if options.against else _servers(options)
     for reason in missing:
         print(f"not measured: {reason}", file=sys.stderr)
     cores = Cores.of_this_machine()
@@ -91,7 +104,8 @@ def _run(options: argparse.Namespace) -> int:
     failures: list[str] = []
     for scenario in chosen:
         for run in range(1, repeat + 1):
-            for peer in servers:
+            # Every second round is in reverse order, so that none of the servers always runs first.
+            for peer in servers if run % 2 else reversed(servers):
                 try:
                     results.append(measure(peer, scenario, run, seconds, options.settle, cores))
                     print(_line(results[-1]), flush=True)
@@ -99,6 +113,8 @@ def _run(options: argparse.Namespace) -> int:
                     failures.append(f"{scenario.name}, {peer.name}, run {run}: {error}")
                     print(f"failed: {failures[-1]}", file=sys.stderr)
         _write(options.output, results, failures, missing, cores)
+    if options.against:
+        print(*report.comparison(results, *(peer.name for peer in servers)), sep="\n")
     if results:
         print(f"written: {options.output}/results.csv, results.md, results.svg")
     return 1 if failures or not all(result.is_right for result in results) else 0
@@ -126,6 +142,12 @@ def _servers(options: argparse.Namespace) -> tuple[list[Peer], list[str]]:
     if not order:
         raise BenchError("no server to measure: " + "; ".join(missing))
     return [by_name[name] for name in order], missing
+
+
+def _checkouts(other: Path, copies: Path) -> tuple[list[Peer], list[str]]:
+    """The other checkout and this one."""
+    found = [(peers.BEFORE, other), (peers.AFTER, peers.PROJECT)]
+    return [peers.checkout(name, path, copies / name) for name, path in found], []
 
 
 def _line(result: Result) -> str:
