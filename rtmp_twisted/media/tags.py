@@ -1,10 +1,11 @@
-"""What an audio or a video message holds, from its first bytes.
+"""What an audio or video message is, read from its first bytes: a frame, a header, of which codec, of which track.
 
 Sources: FLV 10.1, sections E.4.2 and E.4.3; Enhanced RTMP v2, "Enhanced Audio" and "Enhanced Video". Nothing here
-raises: a message that cannot be understood is `OTHER`, and is relayed as it is. May be used by every other room.
+raises: a message that cannot be understood is `OTHER`, and is relayed as it is.
 
-`classify_video` and `classify_audio` are called for each message of each publisher, so they return plain numbers
-after a look at one or two bytes. Only Enhanced RTMP's ModEx prefixes and multitrack messages are walked (`parse`).
+`classify_video` and `classify_audio` are called for each message of each publisher. They return plain numbers, and look
+at one or two bytes of most messages. Only messages with ModEx prefixes or several tracks are taken apart (`parse`), and
+only frames without a frame type are looked into (`keyframes`).
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO
 
 FRAME: Final = 0
 """An audio frame, or a video frame that is no keyframe."""
+
 KEYFRAME: Final = 1
 """A video frame at which decoding can begin."""
+
 HEADER: Final = 2
-"""What a joining player needs before the first frame: a codec's configuration, HDR metadata, a channel layout."""
+"""What a joining player needs before its first frame: a codec configuration, HDR metadata, or a channel layout."""
+
 OTHER: Final = 3
-"""Relayed, never kept: commands, ends of sequences, silence, and whatever is unknown or truncated."""
+"""Relayed, never kept: commands, ends of sequences, empty messages, and whatever is unknown or truncated."""
 
 MAX_MODEX: Final = 16
-"""ModEx prefixes of one message; a message with more is `OTHER`."""
+"""ModEx prefixes of one message. A message with more is `OTHER`."""
+
 MAX_TRACKS: Final = 256
-"""Tracks in one message; a message with more is `OTHER`. (A track id has 8 bits.)"""
+"""Tracks in one message: a track id has 8 bits. A message with more is `OTHER`."""
 
 Slot: TypeAlias = tuple[str, int, str]
-"""Where a header is kept: "audio" or "video", the track id, and "sequence", "metadata" or "channels"."""
+"""Under what a header is kept: "audio" or "video", the track id, and "sequence", "metadata" or "channels"."""
 
 # VideoPacketType and AudioPacketType. The first three are common to both; Multitrack is not.
 SEQUENCE_START: Final = 0
@@ -67,9 +72,9 @@ _MARKED: Final = {
 }
 """What an Enhanced RTMP video message is, by its first byte: coded frames that have a frame type."""
 
-# Codec ids whose second byte is an AVCPacketType: AVC, and what encoders added in its image: 9 is ffmpeg's MPEG-4, 12
-# the widespread HEVC before Enhanced RTMP, 13 and 14 AV1 and VVC of some content delivery networks.
 _WITH_PACKET_TYPE: Final = frozenset((7, 9, 12, 13, 14))
+"""Codec ids whose second byte is an AVCPacketType: 7 is AVC, and encoders treat others in the same way. 9 is MPEG-4 as
+ffmpeg writes it, 12 is the widespread HEVC before Enhanced RTMP, 13 and 14 are AV1 and VVC of some CDNs."""
 
 _VIDEO_HEADERS: Final = {
     SEQUENCE_START: "sequence",
@@ -124,14 +129,14 @@ _FOURCCS: Final = {
 
 
 def classify_video(body: bytes) -> int:
-    """`FRAME`, `KEYFRAME`, `HEADER` or `OTHER`. Never raises.
+    """Returns `FRAME`, `KEYFRAME`, `HEADER` or `OTHER`. Never raises.
 
     In a multitrack message the frame type counts for all tracks. Where an Enhanced RTMP frame has frame type 0, the
     frame itself is looked at (``keyframes``), in a multitrack message the first track's. Of an unknown codec, such a
     frame is a `FRAME`; in all else, an unknown codec is treated as a known one.
     """
     if len(body) < 6:
-        # Too short for any frame. Enhanced RTMP's empty SequenceStart is not: the codec needs no configuration.
+        # Too short for any frame, but not for the empty SequenceStart of a codec that needs no configuration.
         return HEADER if len(body) == 5 and body[0] & 0x8F == 0x80 and body[0] != 0xD0 else OTHER
     first = body[0]
     if first & 0x80:
@@ -147,7 +152,7 @@ def classify_video(body: bytes) -> int:
 
 
 def classify_audio(body: bytes) -> int:
-    """`FRAME`, `HEADER` or `OTHER`. Never raises."""
+    """Returns `FRAME`, `HEADER` or `OTHER`. Never raises."""
     if len(body) < 2:
         return OTHER
     first = body[0]
@@ -156,7 +161,7 @@ def classify_audio(body: bytes) -> int:
         packet_type = body[1]
         if packet_type == 1:
             return FRAME
-        # An encoder that has no configuration sends an empty header, which would be of no use to a player.
+        # Encoders that have no configuration yet send an empty header, which is of no use to a player.
         return HEADER if packet_type == 0 and len(body) > 2 else OTHER
     if sound_format != EX_HEADER:
         return FRAME
@@ -166,9 +171,9 @@ def classify_audio(body: bytes) -> int:
 
 
 def header_slots(type_id: int, body: bytes) -> tuple[Slot, ...]:
-    """Where the header in ``body`` is to be kept: one slot for each track that it configures.
+    """Returns the slots in which a header is to be kept: one for each track that it configures.
 
-    A later header for the same slot replaces it. Empty for what is no header. ``type_id`` is the message's.
+    A message that is no header has none. A later header for the same slot replaces it. ``type_id`` is the type of the message.
     """
     if (classify_video if type_id == VIDEO else classify_audio)(body) != HEADER:
         return ()
@@ -235,14 +240,14 @@ def _ends_avc_sequence(body: bytes) -> bool:
 
 
 def may_be_multitrack(body: bytes) -> bool:
-    """Whether a video message that is not empty may be of another track than 0: `tracks` tells."""
+    """Whether a video message, which must not be empty, may be of another track than 0. `tracks` tells for sure."""
     return body[0] & 0x8E == 0x86  # Multitrack or ModEx
 
 
 def tracks(type_id: int, body: bytes) -> tuple[int, ...]:
-    """The ids (0 to 255) of the tracks that a media message carries, without repetition.
+    """Returns the ids (0 to 255) of the tracks that a media message carries, each once.
 
-    Everything but a multitrack message is track 0; a multitrack message that cannot be understood carries none.
+    A message that is not multitrack is of track 0. One that is and cannot be understood carries none.
     """
     if not body or not _is_enhanced(type_id, body) or body[0] & 0x0F < AUDIO_MULTITRACK:
         return (0,)
@@ -251,7 +256,7 @@ def tracks(type_id: int, body: bytes) -> tuple[int, ...]:
 
 
 def codec_name(type_id: int, body: bytes) -> str:
-    """The codec of a media message (of its first track) for people, or "unknown"."""
+    """Returns the name of the codec of a media message (of its first track), for people, or "unknown"."""
     if not body:
         return "unknown"
     if not _is_enhanced(type_id, body):
@@ -263,7 +268,7 @@ def codec_name(type_id: int, body: bytes) -> str:
 
 
 class Track(NamedTuple):
-    """One track of an Enhanced RTMP message; its payload is ``body[start:stop]``."""
+    """One track in an Enhanced RTMP message. Its payload is ``body[start:stop]``."""
 
     track_id: int
     fourcc: bytes
@@ -272,16 +277,16 @@ class Track(NamedTuple):
 
 
 class Packet(NamedTuple):
-    """An Enhanced RTMP message behind its ModEx prefixes; at least one track."""
+    """What an Enhanced RTMP message has behind its ModEx prefixes: at least one track."""
 
     packet_type: int
     tracks: tuple[Track, ...]
 
 
 def parse(type_id: int, body: bytes) -> Packet | None:
-    """Takes an Enhanced RTMP message apart, or returns None where it is none, a command, or malformed.
+    """Takes an Enhanced RTMP message apart. Returns None for other messages, commands, and what is malformed.
 
-    Takes at most `MAX_MODEX` and `MAX_TRACKS` steps; copies nothing but the FourCCs.
+    It takes at most `MAX_MODEX` and `MAX_TRACKS` steps, and copies nothing but the FourCCs.
     """
     try:
         return _parse(type_id, body)
@@ -307,7 +312,7 @@ def _parse(type_id: int, body: bytes) -> Packet | None:
 
 
 def _skip_modex(body: bytes) -> tuple[int, int]:
-    """The packet type behind the ModEx prefixes and the offset behind it; MODEX where there are too many."""
+    """Returns the packet type behind the ModEx prefixes and the offset behind it; `MODEX` where there are too many."""
     offset = 1
     for _ in range(MAX_MODEX):
         size = body[offset] + 1
