@@ -173,7 +173,8 @@ def classify_audio(body: bytes) -> int:
 def header_slots(type_id: int, body: bytes) -> tuple[Slot, ...]:
     """Returns the slots in which a header is to be kept: one for each track that it configures.
 
-    A message that is no header has none. A later header for the same slot replaces it. ``type_id`` is the type of the message.
+    A message that is no header has none. A later header for the same slot replaces the one before. ``type_id`` is the
+    type of the message.
     """
     if (classify_video if type_id == VIDEO else classify_audio)(body) != HEADER:
         return ()

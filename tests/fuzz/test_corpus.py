@@ -35,11 +35,17 @@ class CorpusTests(SynchronousTestCase):
     def test_chunks(self) -> None:
         self.replay("chunks")
 
+    def test_client_handshake(self) -> None:
+        self.replay("client_handshake")
+
     def test_coordinator(self) -> None:
         self.replay("coordinator")
 
     def test_handshake(self) -> None:
         self.replay("handshake")
+
+    def test_keyframes(self) -> None:
+        self.replay("keyframes")
 
     def test_media(self) -> None:
         self.replay("media")
