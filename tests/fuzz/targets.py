@@ -31,10 +31,10 @@ LONGEST = 4096
 
 
 def fuzz_amf0(data: bytes) -> None:
-    """What is understood can be written, and means the same when it is read again."""
+    """What was decoded can be encoded, and has the same values when it is decoded again."""
     try:
         written = amf0.encode(*amf0.decode(data))
-        again = amf0.decode(written)  # may have too many values now: each reference has become what it stands for
+        again = amf0.decode(written)  # may have too many values now: references have become values
     except ProtocolError:
         return
     assert amf0.encode(*again) == written
@@ -49,8 +49,8 @@ def fuzz_amf3(data: bytes) -> None:
 
 
 def fuzz_chunks(data: bytes) -> None:
-    """How the bytes are cut into reads, and where the reader pauses, makes no difference; memory is bounded by what has
-    arrived."""
+    """It makes no difference how the bytes are cut into reads, and where the reader pauses. Memory is bounded by what
+    has arrived."""
     whole = decode(data, len(data) or 1)
     for size in (1, 7, 129):
         assert decode(data, size) == whole, size
@@ -150,7 +150,7 @@ def fuzz_keyframes(data: bytes) -> None:
 
 
 def fuzz_media(data: bytes) -> None:
-    """Nothing that a publisher can send as media raises anything; an aggregate is whole parts or a ProtocolError."""
+    """No media message raises anything. An aggregate message is whole parts, or raises ProtocolError."""
     for type_id, classify in (VIDEO, tags.classify_video), (AUDIO, tags.classify_audio):
         kind = classify(data)
         ended = tags.TrackCodecs().ended_slots(type_id, data)
@@ -173,7 +173,7 @@ def fuzz_media(data: bytes) -> None:
 
 
 def fuzz_coordinator(data: bytes) -> None:
-    """What is understood, and written again, is understood the same way."""
+    """What was parsed and is written again is parsed in the same way."""
     text = data.decode("utf-8", "replace")
     try:
         message = control_messages.parse(text)
@@ -190,7 +190,7 @@ def fuzz_coordinator(data: bytes) -> None:
 
 
 def fuzz_redis(data: bytes) -> None:
-    """A message ends at most what it names."""
+    """A message ends no other publish than the one that it names."""
     target = RecordingTarget()
     apply_message(data, target)
     assert target.kill_alls == []
@@ -203,7 +203,7 @@ def fuzz_redis(data: bytes) -> None:
 
 
 def fuzz_proxy(data: bytes) -> None:
-    """A header is found where it ends, neither earlier nor later."""
+    """A header is found as soon as its last byte is there, and not earlier."""
     try:
         header = read_header(data)
     except ProtocolError:
@@ -217,8 +217,8 @@ def fuzz_proxy(data: bytes) -> None:
 
 
 def fuzz_session(data: bytes) -> None:
-    """Whatever a publisher sends, in reads of a size that the first byte says: there is no bug in the log, its player
-    receives well-formed messages, and another channel's player notices nothing."""
+    """A publisher sends any bytes, in reads whose size the first byte gives. No bug is logged, its player receives
+    well-formed messages, and the player of another channel notices nothing."""
     with no_bugs():
         world = World()
         publisher, player = world.connect().open(), world.connect("192.0.2.2").open()
@@ -231,7 +231,7 @@ def fuzz_session(data: bytes) -> None:
         for start in range(1, len(data), size):
             publisher.feed(data[start : start + size])
         world.pass_time(1)
-        player.new()  # decodes
+        player.new()  # raises unless what the player received can be decoded
         other.send(aac(40))
         assert witness.new()[-1].timestamp == 40
         for client in publisher, player, other, witness:
@@ -243,7 +243,7 @@ def fuzz_session(data: bytes) -> None:
 
 @contextlib.contextmanager
 def no_bugs() -> Iterator[None]:
-    """Raises what was logged as a bug."""
+    """Raises AssertionError where a bug was logged."""
     found: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:

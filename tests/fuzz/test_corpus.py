@@ -1,4 +1,4 @@
-"""Each file of the corpus through its target: seeds, and everything that fuzzing has found so far."""
+"""Runs each file of the corpus through its target: seeds, and everything that fuzzing has found so far."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""rtmp_twisted.media.tags: tables of messages, messages that are cut, and any bytes."""
+
 from __future__ import annotations
 
 from hypothesis import given
@@ -11,7 +13,7 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO
 KEY, INTER, DISPOSABLE, GENERATED, COMMAND = 1, 2, 3, 4, 5
 DATA = b"coded data"
 NANOSECONDS = b"\x02\x01\x02\x03"
-"""A ModEx of three bytes; its type (0) and the next packet type follow."""
+"""The size of a ModEx prefix and its three bytes. Its type (0) and the next packet type follow."""
 
 ONE, MANY, MANY_CODECS = 0x00, 0x10, 0x20
 
@@ -39,7 +41,7 @@ def track(track_id: int, data: bytes, fourcc: bytes = b"") -> bytes:
 
 
 def modex(count: int, packet_type: int) -> bytes:
-    """``count`` ModEx prefixes behind the first byte; the last one says ``packet_type``."""
+    """``count`` ModEx prefixes behind the first byte. The last one has ``packet_type``."""
     return (NANOSECONDS + b"\x07") * (count - 1) + NANOSECONDS + bytes((packet_type,))
 
 
@@ -269,7 +271,7 @@ CODECS: list[tuple[int, bytes, str]] = [
 AVC_HEADER = legacy(KEY, 7, b"\x00\x00\x00\x00\x01d\x00\x1f")
 SEQUENCE_0, METADATA_0 = ("video", 0, "sequence"), ("video", 0, "metadata")
 
-# Messages in turn, and the slots that each ends.
+# Messages one after the other, and the slots that each ends.
 ENDED: dict[str, list[tuple[int, bytes, tuple[Slot, ...]]]] = {
     "the same codec again, before Enhanced RTMP or with it": [
         (VIDEO, AVC_HEADER, ()),
@@ -373,7 +375,7 @@ class Media(SynchronousTestCase):
         self.assertIsNone(tags.parse(VIDEO, b""))
 
     def test_every_cut(self) -> None:
-        """A message cut anywhere is never more than the whole one, and its parts agree with each other."""
+        """A message that is cut anywhere raises nothing, and the functions agree about it."""
         for table, type_id in ((VIDEO_TABLE, VIDEO), (AUDIO_TABLE, AUDIO)):
             for _, body, _ in table:
                 for stop in range(min(len(body), 300)):
