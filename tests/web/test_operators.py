@@ -14,6 +14,7 @@ class ChannelTests(HTTPCase):
         self.serve()
         self.publisher("radio")
         self.player("radio")
+        self.world.clock.advance(10)
         publisher = self.publisher()
         publisher.send(METADATA, AVC_HEADER, AAC_HEADER)
         self.player()
