@@ -1,9 +1,9 @@
 """One load process: publishers and players in one thread, around one epoll.
 
 Started by ``runner`` as a program of its own, pinned to its core, and led over its standard streams, a JSON object a
-line. It says ``published``, ``joined``, ``done`` (with its figures) or ``failed`` (with a reason); it is told ``join``
-and ``measure`` (with a window of the monotonic clock). It keeps publishing and reading until its input ends, so that no
-process disturbs what another still measures.
+line. It says ``published``, ``joined``, ``done`` (with its figures) or ``failed`` (with a reason); it is told ``join``,
+``measure`` (with a window of the monotonic clock) and ``finish`` (the window ends now). It keeps publishing and reading
+until its input ends, so that no process disturbs what another still measures.
 
 What has come is read first and judged later: a socket is emptied into an arena and the time noted, and only when no
 socket has more is the arena walked through. So the latency of one player holds little of the time that it takes to
@@ -123,11 +123,14 @@ class Load:
         self._tell("joined")
 
     def measure(self, start: int, end: int) -> None:
-        """Measures what is sent between two moments, and tells. Raises LoadFailed."""
+        """Measures what is sent between two moments, or until the next order, and tells. Raises LoadFailed."""
         self._stream.start, self._stream.end = start, end
         self._run_until(start)
         cpu, received, self._figures.pub_late_ns = time.process_time_ns(), self._received, 0
         self._run_until(end)
+        if self._orders and self._orders[0]:
+            self._orders.pop(0)
+            self._stream.end = end = frames.clock()
         self._figures.cpu_ns = time.process_time_ns() - cpu
         self._figures.bytes = self._received - received
         self._drain(end)
@@ -184,7 +187,7 @@ class Load:
             joining = waiting
 
     def _run_until(self, moment: int) -> None:
-        while frames.clock() < moment:
+        while frames.clock() < moment and not self._orders:
             self._turn(moment)
 
     def _drain(self, end: int) -> None:

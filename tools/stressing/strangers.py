@@ -1,11 +1,12 @@
 """Broken, rude and hostile clients: each is a function that makes one connection, and ends it in its own way.
 
-Blocking sockets, in threads of cli's. What a stranger meets while the server closes it is none of its business; what it
-returns is a socket that it leaves open, to be closed at the end of all, or None.
+Blocking sockets, in threads. A stranger may raise OSError, since the server may close the connection at any time. It
+returns a socket that it leaves open, which is closed after many others have come, or None.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import ssl
@@ -19,17 +20,23 @@ from benchmark import rtmp
 
 TIMEOUT_S = 30.0
 CHANNEL = "bench0"
-"""The channel that is on air, and its key."""
 KEY = "key"
+"""The channel that is on air, and its key."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the server is, and the address to come from."""
+    """Where the server is, the address to come from, and until when (in monotonic seconds) an attacker goes on."""
 
     port: int
     ssl_port: int
     source: str
+    http_port: int = 0
+    until: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
 
 
 Stranger = Callable[[Target], socket.socket | None]
@@ -73,10 +80,10 @@ def opened(target: Target, app: str) -> socket.socket:
     return connection
 
 
-def publishing(target: Target) -> socket.socket:
+def publishing(target: Target, chunk_size: int = 4096) -> socket.socket:
     """One that publishes on a channel of its own."""
     connection = opened(target, f"own{random.randrange(10**9)}")
-    connection.sendall(rtmp.publish(1, "key", 4096))
+    connection.sendall(rtmp.publish(1, "key", chunk_size))
     read_until(connection, b"NetStream.Publish.Start")
     return connection
 
