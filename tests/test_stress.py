@@ -31,7 +31,7 @@ peers.KNOWN[peers.OURS] = lambda: peers.Peer(ours.name, ours.version, command, o
 stage.SETTLING_S = 3
 sys.exit(cli.main({options!r}))
 """
-"""The tool, with a server that runs the given program. """
+"""The tool with these options, and with this program in place of the server's."""
 
 FORGETFUL = """
 from rtmp_twisted.rtmp.limits import ConnectionLimits
