@@ -1,4 +1,5 @@
-"""``tools/stress``: a small run of it, against this project's own server; and that it sees what goes wrong."""
+"""``tools/stress``: small runs against this project's own server, and against servers with a fault that it has to
+find."""
 
 from __future__ import annotations
 
@@ -33,14 +34,14 @@ sys.exit(cli.main({options!r}))
 """
 """The tool with these options, and with this program in place of the server's."""
 
-FORGETFUL = """
+KEEPS_PLACES = """
 from rtmp_twisted.rtmp.limits import ConnectionLimits
 ConnectionLimits.leave = lambda self, address: None
 from twisted.scripts.twistd import run
 run()
 """
 
-DEAF = """
+MISSES_ENDS = """
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
 lost = RTMPProtocol.connectionLost
 
@@ -54,7 +55,7 @@ run()
 """
 
 
-SLUGGISH = """
+BLOCKS = """
 import time
 from twisted.internet import reactor, task
 task.LoopingCall(time.sleep, 0.3).start(1.0)
@@ -62,7 +63,7 @@ from twisted.scripts.twistd import run
 run()
 """
 
-FORGETS_NOTHING = """
+KEEPS_MEMORY = """
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
 made, kept = RTMPProtocol.connectionMade, []
 
@@ -93,10 +94,10 @@ class StressTests(SynchronousTestCase):
         return done.stdout
 
     def test_places_that_are_not_given_back(self) -> None:
-        self.assertIn(f"places left of {PLACES}", self.broken(FORGETFUL, "--connections", "50"))
+        self.assertIn(f"places left of {PLACES}", self.broken(KEEPS_PLACES, "--connections", "50"))
 
     def test_ends_that_are_not_seen(self) -> None:
-        self.assertRegex(self.broken(DEAF, "--connections", "50"), r"before: .*\(.*\), after: ")
+        self.assertRegex(self.broken(MISSES_ENDS, "--connections", "50"), r"before: .*\(.*\), after: ")
 
     def attacked(self, output: str) -> dict[str, str]:
         """The cells of the one row of the table."""
@@ -111,11 +112,11 @@ class StressTests(SynchronousTestCase):
         self.assertNotEqual(found["/healthz, ms"], "not answered")
 
     def test_others_have_to_wait(self) -> None:
-        output = self.broken(SLUGGISH, "--attack", "nobody", "--seconds", "2")
+        output = self.broken(BLOCKS, "--attack", "nobody", "--seconds", "2")
         self.assertIn("nobody, begun 4 times: WRONG", output)
         self.assertGreater(float(self.attacked(output)["others waited, ms"]), 200)
 
     def test_memory_is_left(self) -> None:
-        output = self.broken(FORGETS_NOTHING, "--attack", "key-guessing", "--seconds", "1")
+        output = self.broken(KEEPS_MEMORY, "--attack", "key-guessing", "--seconds", "1")
         found = self.attacked(output)
         self.assertGreater(float(found["after all have gone"]), float(found["memory before, MB"]) + 16)

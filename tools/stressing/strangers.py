@@ -1,4 +1,4 @@
-"""Broken, rude and hostile clients: each is a function that makes one connection, and ends it in its own way.
+"""Broken and hostile clients: each is a function that makes one connection, and ends it in its own way.
 
 Blocking sockets, in threads. A stranger may raise OSError, since the server may close the connection at any time. It
 returns a socket that it leaves open, which is closed after many others have come, or None.
@@ -56,14 +56,14 @@ def reset(connection: socket.socket) -> None:
 
 
 def read_to_end(connection: socket.socket) -> None:
-    """Until the server closes."""
+    """Reads until the server closes the connection."""
     with connection, suppress(OSError):
         while connection.recv(65536):
             pass
 
 
 def read_until(connection: socket.socket, text: bytes) -> None:
-    """Until the server has said so. Raises OSError when it does not."""
+    """Reads until ``text`` has arrived. Raises OSError if it does not."""
     seen = b""
     while text not in seen:
         data = connection.recv(65536)
@@ -73,7 +73,7 @@ def read_until(connection: socket.socket, text: bytes) -> None:
 
 
 def opened(target: Target, app: str) -> socket.socket:
-    """A connection that is connected to an application."""
+    """Connects to an application: handshake and ``connect``."""
     connection = connect(target)
     connection.sendall(rtmp.handshake(random.randbytes(1528)) + bytes(1536) + rtmp.connect("host", 1935, app))
     read_until(connection, b"NetConnection.Connect.Success")
@@ -81,7 +81,7 @@ def opened(target: Target, app: str) -> socket.socket:
 
 
 def publishing(target: Target, chunk_size: int = 4096) -> socket.socket:
-    """One that publishes on a channel of its own."""
+    """A connection that publishes on a channel of its own."""
     connection = opened(target, f"own{random.randrange(10**9)}")
     connection.sendall(rtmp.publish(1, "key", chunk_size))
     read_until(connection, b"NetStream.Publish.Start")
@@ -193,7 +193,7 @@ def publishes_and_leaves(target: Target) -> None:
 
 
 def announces_much(target: Target) -> None:
-    """16 MiB on each of many chunk streams, as a publisher, who may; a chunk of each."""
+    """As a publisher, announces 16 MiB on each of many chunk streams, and sends one chunk of each."""
     connection = publishing(target)
     for number in range(200):
         connection.sendall(bytes((0, number)) + b"\0\0\0\xff\xff\xff\x09\1\0\0\0" + bytes(4096))
@@ -243,7 +243,7 @@ def publishes_where_somebody_does(target: Target) -> None:
 
 
 def comes_with_a_crowd(target: Target) -> None:
-    """More connections from one address than there may be: those beyond the limit are closed without a word."""
+    """More connections from one address than are allowed: the server closes those beyond the limit at once."""
     crowd = []
     with suppress(OSError):
         crowd = [connect(target, secured=number % 2 == 1) for number in range(12)]
