@@ -1,8 +1,8 @@
-"""Hostile clients that do one expensive thing as fast as they can: each is a function that goes on for a given time.
+"""Hostile clients that do one expensive thing as fast as they can: each is a function, and is called again and again.
 
 Strangers are many and short; attackers are few, come from one address each, and try to take the server's time or memory
 away from others. ``attack`` runs them, in threads, and measures what they achieve. An attacker may raise OSError, when
-the server closes its connection for instance, and is then started again.
+the server closes its connection for instance. One that needs preparations goes on until its target ``is_over``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cache
 
 from benchmark import rtmp
 
-from .strangers import CHANNEL, KEY, Target, connect, opened, publishing, read_until, reset
+from .strangers import CHANNEL, KEY, Target, connect, opened, publishing, read_to_end, read_until, reset
 
 Attacker = Callable[[Target], None]
 
@@ -41,11 +41,9 @@ def nobody(target: Target) -> None:
 
 def half_messages(target: Target) -> None:
     """Publishes two messages of 16 MiB at the same time, less their last byte, and leaves."""
-    while not target.is_over:
-        connection = _publishing(target)
+    with _publishing(target) as connection:
         for chunk_stream in (6, 7):
             connection.sendall(_half_message(chunk_stream))
-        connection.close()
 
 
 def tls_players_that_never_read(target: Target) -> None:
@@ -96,29 +94,30 @@ def empty_control_messages(target: Target) -> None:
 
 
 def chunks_of_one_byte(target: Target) -> None:
-    """A publisher that announces a chunk size of 1, and sends frames of 64 kB."""
-    connection = _publishing(target, chunk_size=1)
-    frame = rtmp.chunks(6, rtmp.VIDEO, 0, 1, b"\x27\x01\0\0\0" + bytes(BATCH), 1)
-    _flood(connection, target, b"", frame)
+    """A chunk size of 1, and frames of 64 kB from a publisher, or messages of 60 kB from a client that publishes
+    nothing."""
+    if random.random() < 0.5:
+        frame = rtmp.chunks(6, rtmp.VIDEO, 0, 1, b"\x27\x01\0\0\0" + bytes(BATCH), 1)
+        _flood(_publishing(target, chunk_size=1), target, b"", frame, for_seconds=1.0)
+    else:
+        announced = rtmp.chunks(2, rtmp.SET_CHUNK_SIZE, 0, 0, struct.pack(">I", 1), rtmp.DEFAULT_CHUNK_SIZE)
+        message = rtmp.chunks(5, rtmp.DATA, 0, 0, bytes(60_000), 1)
+        _flood(_limited(opened(target, _own_app()), target), target, announced, message, for_seconds=1.0)
 
 
 def nulls_before_connect(target: Target) -> None:
-    while not target.is_over:
-        connection = _limited(connect(target), target)
+    """``connect`` commands with 65,000 arguments."""
+    with _limited(connect(target), target) as connection:
         connection.sendall(rtmp.handshake(random.randbytes(1528)) + bytes(1536))
-        with suppress(ConnectionError):
-            for _ in range(20):
-                connection.sendall(_command(rtmp.amf0("connect", 1.0) + NULLS, 3, 0))
-        connection.close()
+        for _ in range(20):
+            connection.sendall(_command("connect", 1.0))
 
 
 def nulls_before_publish(target: Target) -> None:
-    while not target.is_over:
-        connection = _limited(opened(target, _own_app()), target)
-        with suppress(ConnectionError):
-            for _ in range(20):
-                connection.sendall(_command(rtmp.amf0("_checkbw", 9.0, None) + NULLS, 3, 0))
-        connection.close()
+    """Other commands with 65,000 arguments, from a client that has connected."""
+    with _limited(opened(target, _own_app()), target) as connection:
+        for _ in range(20):
+            connection.sendall(_command("_checkbw", 9.0))
 
 
 def joiners_of_a_million_messages(target: Target) -> None:
@@ -138,14 +137,11 @@ def joiners_of_a_million_messages(target: Target) -> None:
 
 
 def key_guessing(target: Target) -> None:
-    """Publishes and plays with wrong keys."""
-    while not target.is_over:
-        connection = _limited(opened(target, CHANNEL), target)
-        key = f"guess{random.randrange(10**9)}"
-        connection.sendall(random.choice((rtmp.play(1, key), rtmp.publish(1, key, 4096))))
-        with suppress(OSError), connection:
-            while connection.recv(BATCH):
-                pass
+    """Publishes or plays with a wrong key, and waits for the answer."""
+    connection = _limited(opened(target, CHANNEL), target)
+    key = f"guess{random.randrange(10**9)}"
+    connection.sendall(random.choice((rtmp.play(1, key), rtmp.publish(1, key, 4096))))
+    read_to_end(connection)
 
 
 def slow_operators(target: Target) -> None:
@@ -159,13 +155,12 @@ def slow_operators(target: Target) -> None:
 
 def bursts_of_joiners(target: Target) -> None:
     """Players who join the channel that is on air, from an address each, and leave after a moment."""
-    while not target.is_over:
-        with ExitStack() as stack:
-            for number in range(BURST):
-                source = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{1 + number}"
-                player = stack.enter_context(connect(Target(target.port, target.ssl_port, source)))
-                _say_play(player, CHANNEL, KEY)
-            time.sleep(0.1)
+    with ExitStack() as stack:
+        for number in range(BURST):
+            source = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{1 + number}"
+            player = stack.enter_context(connect(Target(target.port, target.ssl_port, source)))
+            _say_play(player, CHANNEL, KEY)
+        time.sleep(0.1)
 
 
 ATTACKERS: dict[str, Attacker] = {
@@ -220,8 +215,8 @@ def _flood(
     connection.close()
 
 
-def _command(body: bytes, chunk_stream: int, stream_id: int) -> bytes:
-    return rtmp.chunks(chunk_stream, rtmp.COMMAND, 0, stream_id, body, rtmp.DEFAULT_CHUNK_SIZE)
+def _command(name: str, transaction: float) -> bytes:
+    return rtmp.chunks(3, rtmp.COMMAND, 0, 0, rtmp.amf0(name, transaction) + NULLS, rtmp.DEFAULT_CHUNK_SIZE)
 
 
 @cache
