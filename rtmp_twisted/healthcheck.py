@@ -1,7 +1,8 @@
-"""``python -m rtmp_twisted.healthcheck``: whether the server of this machine, or container, answers a client.
+"""``python -m rtmp_twisted.healthcheck``: tells whether the server on this machine, or in this container, is alive.
 
-Exit status 0 if it does, 1 with one line if not. Reads the same settings as the server, from the environment and
-``.env``; it does not see what was given as options. A program of its own: blocking, without Twisted.
+The exit status is 0 if the server answers an RTMP handshake. Otherwise it is 1, and one line says why. The settings are
+read from the environment and ``.env``, as the server does it; settings that the server got as options are not known
+here. This is a separate program with blocking I/O, without Twisted.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 from rtmp_twisted.settings import Settings, SettingsError
 
 SECONDS = 5.0
-"""For each step of the handshake."""
+"""Time limit for each step of the handshake."""
 
 _PART = 1536
+"""Length of C1 and S1, and of C2 and S2, in bytes (RTMP 1.0, section 5.2.3)."""
 
 
 def check(settings: Settings) -> None:
-    """A handshake with RTMP_PORT. Raises OSError where it fails."""
+    """Makes an RTMP handshake with RTMP_PORT. Raises OSError if it fails."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind_address, settings.bind_address)
     with socket.create_connection((host, settings.rtmp_port), SECONDS) as connection:
         hello = b"\x03" + bytes(8) + os.urandom(_PART - 8)
@@ -34,7 +36,7 @@ def check(settings: Settings) -> None:
                 raise ConnectionError("the server closed the connection")
             answer += data
         if answer[0] != 3:
-            raise ConnectionError("what answers is no RTMP server")
+            raise ConnectionError("another program than an RTMP server answered")
         connection.sendall(answer[1 : 1 + _PART])
 
 

@@ -105,13 +105,14 @@ class Reader:
     Each method raises ProtocolError where the bytes end too early or a bound is exceeded.
     """
 
-    __slots__ = ("data", "deepest", "depth", "end", "expanded", "offset", "values_left")
+    __slots__ = ("data", "deepest", "depth", "end", "expanded", "max_values", "offset", "values_left")
 
-    def __init__(self, data: bytes, offset: int) -> None:
+    def __init__(self, data: bytes, offset: int, max_values: int) -> None:
         self.data = data
         self.offset = offset
         self.end = len(data)
-        self.values_left = MAX_VALUES
+        self.max_values = max_values
+        self.values_left = max_values
         self.expanded = 0
         self.depth = 0
         self.deepest = 0
@@ -158,7 +159,7 @@ class Reader:
         self.check_count(count)
         self.values_left -= count
         if self.values_left < 0:
-            raise ProtocolError(f"AMF: more than {MAX_VALUES} values in one message")
+            raise ProtocolError(f"AMF: more than {self.max_values} values in one message")
 
     def expand(self, weight: int) -> None:
         """Notes that a reference stands for ``weight`` bytes."""

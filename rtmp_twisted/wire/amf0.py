@@ -64,9 +64,13 @@ TYPED_OBJECT: Final = 0x10
 AVMPLUS_OBJECT: Final = 0x11
 
 
-def decode(data: bytes, offset: int = 0) -> list[Value]:
-    """All values from ``offset`` to the end of ``data``. Numbers come as float. Raises ProtocolError."""
-    decoder = _Decoder(data, offset)
+def decode(data: bytes, offset: int = 0, max_values: int = MAX_VALUES) -> list[Value]:
+    """Returns all values from ``offset`` to the end of ``data``. Numbers are returned as float.
+
+    ``max_values`` bounds the values, those within containers included, and with them the time: up to 5 µs for each.
+    Raises ProtocolError where there are more of them, and where they cannot be understood.
+    """
+    decoder = _Decoder(data, offset, max_values)
     values = []
     while decoder.offset < decoder.end:
         values.append(decoder.value())
@@ -76,8 +80,8 @@ def decode(data: bytes, offset: int = 0) -> list[Value]:
 class _Decoder(Reader):
     __slots__ = ("_amf3", "_references")
 
-    def __init__(self, data: bytes, offset: int) -> None:
-        super().__init__(data, offset)
+    def __init__(self, data: bytes, offset: int, max_values: int) -> None:
+        super().__init__(data, offset, max_values)
         self._references = References()
         self._amf3: amf3.Decoder | None = None
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from rtmp_twisted.wire.amf import (
     MAX_KEY_LENGTH,
+    MAX_VALUES,
     UNDEFINED,
     Date,
     ECMAArray,
@@ -42,7 +43,7 @@ class _Traits(NamedTuple):
 
 def decode_value(data: bytes, offset: int = 0) -> tuple[Value, int]:
     """The value at ``offset`` and the offset behind it. Raises ProtocolError."""
-    reader = Reader(data, offset)
+    reader = Reader(data, offset, MAX_VALUES)
     return Decoder(reader).value(), reader.offset
 
 

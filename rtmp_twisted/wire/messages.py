@@ -6,6 +6,7 @@ A message is a value; ``chunks`` turns it into bytes and back. May be used by ev
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rtmp_twisted.wire import amf0
@@ -25,6 +26,9 @@ COMMAND_AMF3: Final = 17
 DATA_AMF0: Final = 18
 COMMAND_AMF0: Final = 20
 AGGREGATE: Final = 22
+
+MEDIA: Final = frozenset((AUDIO, VIDEO, DATA_AMF0, DATA_AMF3))
+"""The types of what a publisher sends to its players; an `AGGREGATE` message has such messages in it."""
 
 # User Control event types: section 7.1.7.
 STREAM_BEGIN: Final = 0
@@ -115,9 +119,22 @@ def parse_user_control(message: Message) -> tuple[int, bytes]:
     return int.from_bytes(message.body[:2], "big"), message.body[2:]
 
 
+MAX_COMMAND_VALUES: Final = 256
+"""Values in one command, those within its objects included. Known clients send fewer than 60."""
+
+MAX_COMMAND_LENGTH: Final = 65_536
+"""Bytes of one command. Known clients send fewer than 2,000."""
+
+
 def parse_command(message: Message) -> Command:
-    """Reads a command (types 20, and 17 with its leading byte). Raises ProtocolError where it is none."""
-    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0)
+    """Reads a command: of type 20, or of type 17 behind its leading byte.
+
+    Raises ProtocolError where it is none, and where it has more than `MAX_COMMAND_VALUES` values or is longer than
+    `MAX_COMMAND_LENGTH`. These bounds keep the time within 2 ms.
+    """
+    if len(message.body) > MAX_COMMAND_LENGTH:
+        raise ProtocolError(f"a command of {len(message.body)} bytes")
+    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0, MAX_COMMAND_VALUES)
     if not values or not isinstance(values[0], str):
         raise ProtocolError("a command does not begin with its name")
     transaction_id = values[1] if len(values) > 1 else 0.0
@@ -146,26 +163,28 @@ def data_name(message: Message) -> tuple[str, Message]:
 
 
 MAX_PARTS: Final = 4096
-"""Messages in one aggregate message: minutes of media, and no more than can be handed on at one go."""
+"""Messages in one aggregate message: minutes of media."""
 
 
-def split_aggregate(message: Message) -> list[Message]:
-    """Takes an aggregate message apart (section 7.1.6): FLV tags, whose times are moved so that the first is the
-    message's own. Raises ProtocolError where a tag reaches past the end, and where there are too many."""
-    parts: list[Message] = []
+def split_aggregate(message: Message) -> Iterator[Message]:
+    """Yields the messages in an aggregate message (section 7.1.6), which are FLV tags.
+
+    Their times are moved so that the first has the aggregate's own. The iterator may be left between two of them, and
+    continued later. Raises ProtocolError when it comes to a tag that reaches past the end, or to one too many.
+    """
     body, position = message.body, 0
-    shift = 0
+    count = shift = 0
     while position + 11 <= len(body):
         length = int.from_bytes(body[position + 1 : position + 4], "big")
         time = int.from_bytes(body[position + 4 : position + 7], "big") | body[position + 7] << 24
         start = position + 11
         if start + length > len(body):
             raise ProtocolError("an aggregate message whose parts are longer than itself")
-        if not parts:
+        if count == 0:
             shift = message.timestamp - time
-        elif len(parts) == MAX_PARTS:
+        elif count == MAX_PARTS:
             raise ProtocolError(f"an aggregate message of more than {MAX_PARTS} parts")
+        count += 1
         timestamp = (time + shift) & 0xFFFFFFFF
-        parts.append(Message(body[position], message.stream_id, timestamp, body[start : start + length]))
+        yield Message(body[position], message.stream_id, timestamp, body[start : start + length])
         position = start + length + 4  # the back pointer
-    return parts

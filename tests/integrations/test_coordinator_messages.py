@@ -61,7 +61,7 @@ class ParseTests(SynchronousTestCase):
 
     @given(st.text(alphabet=st.sampled_from("AB:\r\n \t\x00ü"), max_size=60) | st.text())
     def test_any_text(self, text: str) -> None:
-        """Is read or refused, and nothing else; what is read can be written and read again."""
+        """Either parses or raises MalformedMessage. What was parsed can be serialised and parsed again."""
         try:
             message = parse(text)
             again = parse(serialise(message.type, message.parameters))

@@ -52,7 +52,7 @@ class DescribeTests(SynchronousTestCase):
 
 class TokenTests(SynchronousTestCase):
     def test_any_secret(self) -> None:
-        """Also those that PyJWT would refuse or warn of: the parties that read the tokens take them."""
+        """Secrets that PyJWT would refuse or warn about work too: the readers of the tokens accept them."""
         pem = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
         with warnings.catch_warnings():
             warnings.simplefilter("error")

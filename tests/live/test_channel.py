@@ -10,23 +10,30 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import cursor as player_module
-from rtmp_twisted.live.audience import BYTES, CHEAP, FEW, FREE, SHARE, FlushScheduler
-from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.cursor import Cache
+from rtmp_twisted.live import cursor as cursor_module
+from rtmp_twisted.live.audience import (
+    CHEAP_SECONDS,
+    FEW_READERS,
+    FREE_SECONDS,
+    HALF_COUNTS_BYTES,
+    SHARE,
+    FlushScheduler,
+)
 from rtmp_twisted.live.log import Block
+from rtmp_twisted.live.player import Cache
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.media import tags
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO, Message
-from tests.support.live import Viewer, join, make_channel
+from tests.support.live import Stage, Viewer, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
 
 METADATA = messages.data(0, "onMetaData", amf0.ECMAArray(width=640.0))
 
 
-def on_air(channel: Channel) -> Channel:
+def on_air(channel: Stage) -> Stage:
     channel.begin("key")
-    channel.publish_metadata(METADATA)
+    channel.publish(METADATA)
     for message in AVC_HEADER, AAC_HEADER:
         channel.publish(message)
     return channel
@@ -38,7 +45,7 @@ def blocks() -> list[Block]:
     return [block for block in gc.get_objects() if isinstance(block, Block)]
 
 
-def group(channel: Channel, number: int, frames: int = 5, size: int = 100) -> list[bytes]:
+def group(channel: Stage, number: int, frames: int = 5, size: int = 100) -> list[bytes]:
     """Publishes a group of pictures with sound; returns its bodies."""
     bodies = []
     for frame in range(frames):
@@ -68,7 +75,7 @@ class JoinTests(SynchronousTestCase):
         group(channel, 7)
         received = join(channel).messages()
         self.assertEqual([m.type_id for m in received[:3]], [DATA_AMF0, VIDEO, AUDIO])
-        self.assertEqual({m.timestamp for m in received[:4]}, {7000})
+        self.assertEqual([m.timestamp for m in received[:4]], [0, 7000, 7000, 7000])  # metadata has no time
 
     def test_a_second_track_in_messages_of_its_own(self) -> None:
         """A track's keyframe does not put another's out of the group of pictures."""
@@ -99,7 +106,7 @@ class JoinTests(SynchronousTestCase):
         channel.publish(avc(1900, False))
         channel.publish(aac(1910))
         channel.flush()
-        self.assertEqual(viewer.bodies(), [])
+        self.assertEqual(viewer.bodies(), HEADERS)
         self.assertEqual(group(channel, 2), viewer.bodies()[2:])
         self.assertEqual(viewer.bodies()[:2], HEADERS)
 
@@ -134,7 +141,7 @@ class JoinTests(SynchronousTestCase):
         channel = on_air(make_channel(cache_bytes=0))
         group(channel, 1)
         viewer = join(channel)
-        self.assertEqual(viewer.bodies(), [])
+        self.assertEqual(viewer.bodies(), HEADERS)
         second = group(channel, 2)
         self.assertEqual(viewer.bodies(), HEADERS + second)
 
@@ -158,7 +165,7 @@ class JoinTests(SynchronousTestCase):
         group(channel, 2, frames=10, size=1000)
         self.assertEqual(len(channel.log.groups), 0)
         viewer = join(channel)
-        self.assertEqual(viewer.bodies(), [])
+        self.assertEqual(viewer.bodies(), HEADERS)
         self.assertEqual(group(channel, 3), viewer.bodies()[2:])
 
     def test_a_whole_stream_loses_its_oldest_groups(self) -> None:
@@ -194,7 +201,7 @@ class JoinTests(SynchronousTestCase):
         channel.publish(avc(40, True))
         channel.flush()
         self.assertEqual(viewer.bodies(), [*HEADERS, avc(40, True).body])
-        self.assertEqual(channel.dropped, 1)
+        self.assertEqual(channel.publication.dropped, 1)
 
     def test_changed_headers(self) -> None:
         channel = on_air(make_channel())
@@ -239,12 +246,12 @@ class JoinTests(SynchronousTestCase):
         channel.end()
         on_air(channel)
         second = group(channel, 2)
-        self.assertEqual(viewer.bodies(), HEADERS + second)
+        self.assertEqual(viewer.bodies(), HEADERS + HEADERS + second)
 
 
 class SlowTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.patch(player_module, "MAX_LAG", 4000)
+        self.patch(cursor_module, "MAX_LAG", 4000)
 
     def test_skips_whole_groups(self) -> None:
         channel = on_air(make_channel())
@@ -254,11 +261,11 @@ class SlowTests(SynchronousTestCase):
         slow.take()
         received = slow.bodies()
         self.assertEqual(received[:2], HEADERS)
-        self.assertGreater(len(slow.skips), 0)
+        self.assertGreater(slow.player.skips, 0)
         self.assert_gaps_end_at_keyframes(received[2:], everything)
         more = group(channel, 31)
         self.assertEqual(slow.bodies()[-len(more) :], more)
-        self.assertEqual(slow.player.delivered() + sum(slow.skips), quick.player.delivered())
+        self.assertEqual(slow.player.delivered() + slow.player.skipped_bytes, quick.player.delivered())
 
     def assert_gaps_end_at_keyframes(self, received: list[bytes], everything: list[bytes]) -> None:
         place = -1
@@ -300,7 +307,7 @@ class SlowTests(SynchronousTestCase):
                 kept = sum(len(block.data) for block in blocks()) - sum(len(block.data) for block in others)
                 self.assertLess(kept, 4000 + 2 * 1000)  # the lag, a group that is kept, and one that comes in
                 self.assertGreater(kept, 500)  # that is, a group that is kept
-            self.assertLess(len(slow.outlet.waiting), 1500)
+            self.assertLess(len(slow.writer.waiting), 1500)
 
     def test_a_changed_header_is_sent_with_the_skip(self) -> None:
         channel = on_air(make_channel())
@@ -325,7 +332,7 @@ class SlowTests(SynchronousTestCase):
             viewer.take(1000)
         viewer.take()
         self.assertEqual(viewer.bodies(), HEADERS + everything)
-        self.assertEqual(viewer.skips, [])
+        self.assertEqual(viewer.player.skips, 0)
 
     def test_without_a_cache(self) -> None:
         channel = on_air(make_channel(cache_bytes=0))
@@ -336,16 +343,16 @@ class SlowTests(SynchronousTestCase):
         everything += group(channel, 31)
         received = slow.bodies()
         self.assert_gaps_end_at_keyframes([body for body in received if body not in HEADERS], first + everything)
-        self.assertGreater(len(slow.skips), 0)
+        self.assertGreater(slow.player.skips, 0)
 
 
 class PaceTests(SynchronousTestCase):
-    def crowd(self, channel: Channel) -> list[Viewer]:
-        return [join(channel) for _ in range(FEW + 1)]
+    def crowd(self, channel: Stage) -> list[Viewer]:
+        return [join(channel) for _ in range(FEW_READERS + 1)]
 
     def test_at_once_while_it_is_cheap(self) -> None:
         clock = Clock()
-        channel = on_air(make_channel(0.1, clock, cost=FREE))
+        channel = on_air(make_channel(0.1, clock, cost=FREE_SECONDS))
         viewers = self.crowd(channel)
         group(channel, 1)
         for n in range(10):
@@ -359,15 +366,15 @@ class PaceTests(SynchronousTestCase):
         channel = on_air(make_channel(0.1, clock, cost=0.5))
         viewers = self.crowd(channel)
         group(channel, 1)
-        calls = viewers[0].outlet.calls
+        calls = viewers[0].writer.calls
         for n in range(5):
             channel.publish(aac(2000 + n))
             channel.flush_when_due()
-        self.assertEqual(viewers[0].outlet.calls, calls)
+        self.assertEqual(viewers[0].writer.calls, calls)
         clock.advance(0.099)
-        self.assertEqual(viewers[0].outlet.calls, calls)
+        self.assertEqual(viewers[0].writer.calls, calls)
         clock.advance(0.001)
-        self.assertEqual(viewers[0].outlet.calls, calls + 1)
+        self.assertEqual(viewers[0].writer.calls, calls + 1)
         self.assertEqual(viewers[0].bodies()[-5:], [aac(2000 + n).body for n in range(5)])
 
     def test_a_timer_that_is_late(self) -> None:
@@ -376,26 +383,25 @@ class PaceTests(SynchronousTestCase):
         channel = on_air(make_channel(0.1, clock, cost=0.5))
         viewers = self.crowd(channel)
         group(channel, 1)
-        calls = viewers[0].outlet.calls
+        calls = viewers[0].writer.calls
         channel.publish(aac(2000))
         channel.flush_when_due()
         clock.rightNow += 0.2
-        self.assertEqual(viewers[0].outlet.calls, calls)
+        self.assertEqual(viewers[0].writer.calls, calls)
         channel.publish(aac(2001))
         channel.flush_when_due()
-        self.assertEqual(viewers[0].outlet.calls, calls + 1)
-        self.assertEqual(clock.getDelayedCalls(), [])
+        self.assertEqual(viewers[0].writer.calls, calls + 1)
 
     def test_never_more_messages_than_said(self) -> None:
         clock = Clock()
         channel = on_air(make_channel(0.1, clock, cost=0.5, merge_messages=3))
         viewers = self.crowd(channel)
         group(channel, 1)
-        calls = viewers[0].outlet.calls
+        calls = viewers[0].writer.calls
         for n in range(7):
             channel.publish(aac(2000 + n))
             channel.flush_when_due()
-        self.assertEqual(viewers[0].outlet.calls, calls + 2)
+        self.assertEqual(viewers[0].writer.calls, calls + 2)
         self.assertEqual(viewers[0].bodies()[-1], aac(2005).body)
 
     def test_zero_is_always_at_once(self) -> None:
@@ -408,43 +414,49 @@ class PaceTests(SynchronousTestCase):
             self.assertEqual(viewers[0].bodies()[-1], aac(2000 + n).body)
 
     def test_the_share_is_the_process_s(self) -> None:
-        pacer = FlushScheduler(10, lambda: 0)
+        scheduler = FlushScheduler(Clock(), 10, lambda: 0, Turns(Clock()))
         costs = [0.0] * 20
         for _ in range(200):
-            costs = [pacer.account(cost, FREE + 0.001, 0) for cost in costs]
-        self.assertAlmostEqual(pacer.interval, (20 * 0.001 - CHEAP) / SHARE)
+            costs = [scheduler.charge(cost, FREE_SECONDS + 0.001, 0) for cost in costs]
+        self.assertAlmostEqual(scheduler.interval, (20 * 0.001 - CHEAP_SECONDS) / SHARE)
         for cost in costs:
-            pacer.forget(cost)
-        self.assertEqual(pacer.interval, 0)
+            scheduler.refund(cost)
+        self.assertEqual(scheduler.interval, 0)
 
     def test_bytes_are_not_what_merging_saves(self) -> None:
         """Twice the bytes in twice the time are no reason to write less often."""
-        pacer = FlushScheduler(10, lambda: 0)
-        calls = FREE + 0.002
+        scheduler = FlushScheduler(Clock(), 10, lambda: 0, Turns(Clock()))
+        calls = FREE_SECONDS + 0.002
         cost = 0.0
-        for size in (0, BYTES, 3 * BYTES) * 60:
-            cost = pacer.account(cost, calls * (1 + size / BYTES), size)
-            self.assertLess(pacer.interval, (0.002 - CHEAP) / SHARE + 1e-9)
-        self.assertAlmostEqual(pacer.interval, (0.002 - CHEAP) / SHARE)
+        for size in (0, HALF_COUNTS_BYTES, 3 * HALF_COUNTS_BYTES) * 60:
+            cost = scheduler.charge(cost, calls * (1 + size / HALF_COUNTS_BYTES), size)
+            self.assertLess(scheduler.interval, (0.002 - CHEAP_SECONDS) / SHARE + 1e-9)
+        self.assertAlmostEqual(scheduler.interval, (0.002 - CHEAP_SECONDS) / SHARE)
 
     def test_the_bytes_of_a_round(self) -> None:
-        """What channel tells the pacer: bytes to each player, not to all of them."""
-        channel = on_air(make_channel(0.1, Clock()))
+        """What channel tells the scheduler: bytes to each player, not to all of them."""
+        channel = on_air(make_channel(0.1, Clock(), cost=0.005))
         self.crowd(channel)
         channel.flush()
         before = channel.log.position
         channel.publish(aac(0))
         channel.publish(aac(1))
-        self.assertEqual(channel._deliver(), channel.log.position - before)
-        self.assertEqual(channel._deliver(), 0)
+        channel.flush()
+        channel.flush()
+        expected = FlushScheduler(Clock(), 0.1, lambda: 0, Turns(Clock()))
+        cost = 0.0
+        for size in before, channel.log.position - before, 0:
+            cost = expected.charge(cost, 0.005, size)
+        self.assertGreater(expected.interval, 0)
+        self.assertAlmostEqual(channel.scheduler.interval, expected.interval)
 
     def test_one_call_for_each_player(self) -> None:
         channel = on_air(make_channel(merge_messages=100))
         viewers = self.crowd(channel)
         group(channel, 1)
-        before = [viewer.outlet.calls for viewer in viewers]
+        before = [viewer.writer.calls for viewer in viewers]
         group(channel, 2)
-        self.assertEqual([viewer.outlet.calls - calls for viewer, calls in zip(viewers, before, strict=True)], [1] * 4)
+        self.assertEqual([viewer.writer.calls - calls for viewer, calls in zip(viewers, before, strict=True)], [1] * 4)
 
 
 STEPS = st.lists(
@@ -465,9 +477,14 @@ class AnyScheduleTests(SynchronousTestCase):
     @given(STEPS, st.sampled_from([0, 2000, 10**6]), st.booleans(), st.sampled_from([1, 3, 8]), st.integers(2, 12))
     def test_any(self, steps: list[tuple[str, Any]], cache: int, whole: bool, merge: int, gop: int) -> None:
         """Whatever happens, each player gets headers, then a keyframe, then frames in order; gaps end at keyframes."""
-        self.patch(player_module, "MAX_LAG", 1500)
+        self.patch(cursor_module, "MAX_LAG", 1500)
         clock = Clock()
-        options = {"cache_bytes": cache, "whole_stream": whole, "merge_messages": merge, "chunk_size": 128}
+        options: dict[str, Any] = {
+            "cache_bytes": cache,
+            "whole_stream": whole,
+            "merge_messages": merge,
+            "chunk_size": 128,
+        }
         channel = on_air(make_channel(0.1, clock, cost=0.001, **options))
         viewers: list[Viewer] = []
         frames = time = 0

@@ -39,7 +39,7 @@ class Tape:
     def feed(self, data: bytes) -> None:
         skipped = min(self._to_skip, len(data))
         self._to_skip -= skipped
-        for message in self._decoder.feed(data[skipped:]):
+        for message in filter(None, self._decoder.feed(data[skipped:])):
             self.messages.append(message)
             self.times.append(reactor.seconds())
             self.frames += message.type_id in (AUDIO, VIDEO) and not is_header(message)

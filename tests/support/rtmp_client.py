@@ -39,7 +39,7 @@ class RTMPClient(Protocol):
     def dataReceived(self, data: bytes) -> None:
         skipped = min(self._to_skip, len(data))
         self._to_skip -= skipped
-        for message in self._decoder.feed(data[skipped:]):
+        for message in filter(None, self._decoder.feed(data[skipped:])):
             self.received.append(message)
             for item in list(self._waiting):
                 if item[0](message):

@@ -226,6 +226,12 @@ class Hostile(SynchronousTestCase):
         self.assertRaises(ProtocolError, decode, b"\x05" * (amf0.MAX_VALUES + 1))
         self.assertRaises(ProtocolError, decode, encode([None] * amf0.MAX_VALUES))
 
+    def test_a_smaller_count_of_values(self) -> None:
+        for data in b"\5" * 10, encode([None] * 9), b"\x11\x01" * 5:
+            self.assertEqual(decode(data, max_values=10), decode(data))
+            error = self.assertRaises(ProtocolError, decode, data, max_values=9)
+            self.assertIn("more than 9 values", str(error))
+
     def test_references_cannot_multiply(self) -> None:
         """Thirty arrays of ten references each to the array before: ten to the thirtieth values."""
         levels = [b"\x0a\x00\x00\x00\x0a" + b"\x05" * 10]
