@@ -1,4 +1,4 @@
-"""The package's structure: which room knows which, what a frame touches, and that the pages draw the states as they are."""
+"""The package's structure: which room knows which, what a frame touches, and the states as the pages draw them."""
 
 from __future__ import annotations
 
@@ -160,7 +160,8 @@ class StateTests(SynchronousTestCase):
         """docs/architecture.md draws each table: the same states and the same arrows."""
         page = (ROOT / "docs/architecture.md").read_text()
         drawings = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", page, re.S)
-        for drawing, transitions in zip(drawings, (PUBLISH_TRANSITIONS, CONNECTION_TRANSITIONS), strict=True):
+        tables: list[Transitions[Any]] = [PUBLISH_TRANSITIONS, CONNECTION_TRANSITIONS]
+        for drawing, transitions in zip(drawings, tables, strict=True):
             names = dict(re.findall(r'state "([^"]+)" as (\w+)', drawing))
             drawn = set(re.findall(r"^\s*(\w+) --> (\w+)", drawing, re.M))
             expected = {
