@@ -108,6 +108,10 @@ class MediaSink(Protocol):
     def full(self) -> bool:
         """Whether the other side has to wait with what it sends."""
 
+    @property
+    def held_bytes(self) -> int:
+        """What it holds because it cannot be handed on yet."""
+
     def write(self, message: Message) -> None:
         """Takes one message of a type in ``messages.MEDIA``."""
 
@@ -440,6 +444,11 @@ class Connection:
         self._drop_input()
 
     # What the factory calls
+
+    def held(self) -> int:
+        """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
+        sink = self.sink
+        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
 
     def check(self, now: float) -> None:
         """Whether the other side keeps to its times; called every second."""
