@@ -85,7 +85,7 @@ class Broker(Service):
         self._options = options or ChannelOptions()
         self._takeover_seconds = takeover_seconds
         self._directory: IDirectory = directory or LocalDirectory()
-        self.memory = memory or Memory(NO_LIMIT, scheduler.turns)
+        self.memory = Memory(NO_LIMIT, scheduler.turns) if memory is None else memory
         self._entries: dict[str, _Entry] = {}
         self._ending: dict[str, Deferred[None]] = {}
         self._past = Traffic()  # of publishes that have ended and channels that are gone

@@ -36,6 +36,9 @@ MAX_MESSAGE: Final = 64 * 1024
 MESSAGES_PER_TURN: Final = 64
 """Messages of one connection that are handled in one turn of the reactor; the others wait for the next turns."""
 
+COMMAND_COST: Final = 16
+"""What a command, or another message for the handler, counts of those: reading and answering it takes longer."""
+
 HANDSHAKE_SECONDS: Final = 10
 """From the connection to the end of the handshake."""
 CONNECT_SECONDS: Final = 10
@@ -296,6 +299,7 @@ class Connection:
                     left = self._handle_parts(messages.split_aggregate(message), left)
                 else:
                     self.handler.receive(message)
+                    left -= COMMAND_COST - 1
                 if self._closing:
                     return False
             left -= 1
