@@ -13,31 +13,28 @@ import sys
 from pathlib import Path
 
 from rtmp_twisted.settings import Settings, SettingsError
+from rtmp_twisted.wire.errors import ProtocolError
+from rtmp_twisted.wire.handshake import ClientHandshake
 
 SECONDS = 5.0
 """Time limit for each step of the handshake."""
-
-_PART = 1536
-"""Length of C1 and S1, and of C2 and S2, in bytes (RTMP 1.0, section 5.2.3)."""
 
 
 def check(settings: Settings) -> None:
     """Makes an RTMP handshake with RTMP_PORT. Raises OSError if it fails."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind_address, settings.bind_address)
     with socket.create_connection((host, settings.rtmp_port), SECONDS) as connection:
-        hello = b"\x03" + bytes(8) + os.urandom(_PART - 8)
-        if host in settings.proxy_protocol_from:
-            hello = b"PROXY UNKNOWN\r\n" + hello
-        connection.sendall(hello)
-        answer = b""
-        while len(answer) < 1 + 2 * _PART:
+        handshake = ClientHandshake(os.urandom, lambda: 0)
+        header = b"PROXY UNKNOWN\r\n" if host in settings.proxy_protocol_from else b""
+        connection.sendall(header + handshake.start())
+        while not handshake.done:
             data = connection.recv(65536)
             if not data:
                 raise ConnectionError("the server closed the connection")
-            answer += data
-        if answer[0] != 3:
-            raise ConnectionError("another program than an RTMP server answered")
-        connection.sendall(answer[1 : 1 + _PART])
+            try:
+                connection.sendall(handshake.receive(data))
+            except ProtocolError as problem:
+                raise ConnectionError(f"another program than an RTMP server answered: {problem}") from None
 
 
 def main() -> int:

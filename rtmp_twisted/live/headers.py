@@ -59,6 +59,7 @@ class KeptHeaders:
         self._name = name
         self._metadata: Message | None = None
         self._codecs: dict[tags.Slot, Message] = {}
+        self._tracks = tags.TrackCodecs()
         self._size = 0
         self._now: Headers | None = NO_HEADERS
         self._overflowed = False
@@ -73,8 +74,19 @@ class KeptHeaders:
             self._metadata = message
         self._now = None
 
-    def keep(self, message: Message) -> None:
-        """Keeps a message that `tags` calls a header, in place of those for the same tracks."""
+    def take(self, message: Message, header: bool) -> bool:
+        """Drops the headers that a message ends, and keeps it if it is a header itself (as `tags` says), in place of
+        those for the same tracks. Returns whether anything has changed."""
+        ended = self._tracks.ended_slots(message.type_id, message.body)
+        for slot in ended:
+            self._drop(slot)
+        if header:
+            self._keep(message)
+        if ended:
+            self._now = None
+        return header or bool(ended)
+
+    def _keep(self, message: Message) -> None:
         slots = tags.header_slots(message.type_id, message.body)
         for slot in slots:
             self._drop(slot)

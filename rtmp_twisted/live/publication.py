@@ -185,8 +185,7 @@ class Publication:
                 self.dropped += 1
                 return
         header = kind == tags.HEADER
-        if header:
-            self._headers.keep(message)
+        if kind >= tags.HEADER and self._headers.take(message, header):
             log.program.headers = self._headers.now()
         rebase = timestamps.rebase if kind < tags.HEADER else timestamps.rebase_other
         audience.appended(log.append(type_id, rebase(type_id, timestamp), body, header))

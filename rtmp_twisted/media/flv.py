@@ -69,5 +69,5 @@ class FLVFormat:
     preamble: Final = header()
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
-        """Appends one tag; returns its length in bytes, 0 for a message that has no FLV form."""
+        """Appends one tag. Returns its length in bytes, or 0 for a message that has no FLV form."""
         return append_tag(parts, type_id, timestamp, body) if type_id in TAG_TYPES else 0

@@ -339,7 +339,9 @@ class Connection:
             self._window = messages.four_bytes(message) or WINDOW
         elif message.type_id == messages.USER_CONTROL:
             event, data = messages.parse_user_control(message)
-            if event == messages.PING_REQUEST and len(data) >= 4:
+            if event != messages.PING_REQUEST:
+                self.handler.receive(message)
+            elif len(data) >= 4:
                 self.send(messages.user_control(messages.PING_RESPONSE, int.from_bytes(data[:4], "big")))
 
     def _traced_feed(self, data: bytes) -> Iterator[Message | None]:

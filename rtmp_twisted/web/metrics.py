@@ -6,6 +6,7 @@ for it on a message's way: a scrape reads what other rooms count anyway.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -141,18 +142,18 @@ class Metrics(Collector):
             ("player_skipped_bytes", "Media that players missed because they were too slow", traffic.skipped_bytes),
         ):
             yield CounterMetricFamily(f"rtmp_{name}", text, value)
-        text = "How long media is held back on channels with many players"
-        yield GaugeMetricFamily("rtmp_merge_interval_seconds", text, self._server.merge_interval)
+        held_back = "How long media is held back on channels with many players"
+        yield GaugeMetricFamily("rtmp_merge_interval_seconds", held_back, self._server.merge_interval)
 
     def _channels(self) -> Iterator[Metric]:
-        states = dict.fromkeys((ON_AIR, ASKING, WAITING), 0)
+        states = Counter({ON_AIR: 0, ASKING: 0, WAITING: 0})
         players = GaugeMetricFamily("rtmp_channel_players", "Players of a channel", labels=["channel"])
         rates = GaugeMetricFamily("rtmp_channel_bit_rate", "What a publisher sends, in bit/s", labels=["channel"])
         shown = total_players = 0
         channels = all_channels(self._broker)
         for channel in channels:
             state, name = channel.state, channel.name
-            states[state] = states.get(state, 0) + 1
+            states[state] += 1
             total_players += channel.players
             if shown < MAX_CHANNELS and len(name) <= MAX_NAME:
                 shown += 1
@@ -166,5 +167,5 @@ class Metrics(Collector):
         yield GaugeMetricFamily("rtmp_players", "Players, also those that wait for a publisher", total_players)
         yield players
         yield rates
-        text = f"Channels without metrics of their own: more than {MAX_CHANNELS}, or a name that is too long"
-        yield GaugeMetricFamily("rtmp_channels_not_shown", text, len(channels) - shown)
+        not_shown = f"Channels without metrics of their own: more than {MAX_CHANNELS}, or a name that is too long"
+        yield GaugeMetricFamily("rtmp_channels_not_shown", not_shown, len(channels) - shown)

@@ -34,12 +34,10 @@ class Sampler:
         self._lag = lag
         self._older: dict[str, _Sample] = {}
         self._newer: dict[str, _Sample] = {}
-        self._due = 0.0
-        self._next_samples_at = 0.0
+        self._due = self._next_samples_at = 0.0
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        self._next_samples_at = self._clock.seconds() + RATE_INTERVAL
         self._schedule()
 
     def stop(self) -> None:

@@ -395,16 +395,18 @@ def _swap(stream_id: int) -> int:
 
 
 LOG_STREAM_ID: Final = 1
-"""The message stream id of what a `ChunkFormat` writes: what createStream gives a connection first."""
+"""The message stream id that a `ChunkFormat` writes: the first that createStream gives a connection."""
 
 LOG_CHUNK_STREAM_IDS: Final = {USER_CONTROL: 2, COMMAND_AMF0: 3, AUDIO: 4, DATA_AMF0: 5, DATA_AMF3: 5, VIDEO: 6}
-"""Chunk stream by message type; 2 is prescribed for control messages (section 5.4), the others are free.
-All fit a one-byte basic header, so that a message's stream id stands at a fixed place (`restream`)."""
+"""Chunk stream by message type. 2 is prescribed for control messages (section 5.4); the others are a free choice. All
+of them fit a basic header of one byte, so that the message stream id is at a fixed place (`restream`)."""
 
 
 class ChunkFormat:
-    """The form of a channel's own log: chunks of ``chunk_size`` bytes, for message stream `LOG_STREAM_ID` (a User
-    Control message for stream 0, as all of them)."""
+    """The form of a channel's own log: chunks of ``chunk_size`` bytes.
+
+    Messages are for message stream `LOG_STREAM_ID`, but User Control messages, as always, for stream 0.
+    """
 
     preamble: Final = b""
 
@@ -412,17 +414,17 @@ class ChunkFormat:
         self._chunk_size = chunk_size
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
-        """Appends the chunks of one message without copying its body; returns their length in bytes."""
+        """Appends the chunks of one message without copying its body. Returns their length in bytes."""
         stream_id = 0 if type_id == USER_CONTROL else LOG_STREAM_ID
         chunk_stream_id = LOG_CHUNK_STREAM_IDS[type_id]
         return append_chunks(parts, chunk_stream_id, self._chunk_size, type_id, stream_id, timestamp, body)
 
 
 def restream(data: bytes, start: int, end: int, stream_id: int) -> list[bytes | memoryview]:
-    """Gives one message of a `ChunkFormat`'s bytes, which is at ``start`` to ``end``, another message stream id.
+    """Returns the chunks of one message, ``data[start:end]``, with another message stream id.
 
-    The id is in bytes 8 to 11 of the type 0 header (section 5.3.1.2.1). A User Control message names the stream in its
-    event data instead (section 7.1.7), which ends it.
+    A `ChunkFormat` must have written them. The id is in bytes 8 to 11, in the type 0 header (section 5.3.1.2.1). A User
+    Control message ends with the id of the stream that it is about (section 7.1.7): that one is replaced.
     """
     if data[start + 7] == USER_CONTROL:
         return [data[start : end - 4] + stream_id.to_bytes(4, "big")]

@@ -1,4 +1,4 @@
-"""RTMP messages: their types, and the ones a server makes itself (RTMP 1.0, sections 5.4, 6 and 7).
+"""RTMP messages: their types, those that either side makes itself, and what is in them (RTMP 1.0, sections 5.4 and 7).
 
 A message is a value; ``chunks`` turns it into bytes and back. May be used by every other room.
 """
@@ -55,14 +55,14 @@ class Message(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command as its sender meant it: ``arguments`` starts with the command object (section 7.2)."""
+    """A command. The first of its ``arguments`` is the command object (section 7.2)."""
 
     name: str
     transaction_id: float
     arguments: list[amf0.Value]
 
     def argument(self, index: int) -> amf0.Value:
-        """The argument at ``index`` (0 is the command object), or None where the sender left it out."""
+        """Returns the argument at ``index`` (0 is the command object), or None where the sender left it out."""
         return self.arguments[index] if index < len(self.arguments) else None
 
 
@@ -71,7 +71,7 @@ def set_chunk_size(size: int) -> Message:
 
 
 def acknowledgement(sequence_number: int) -> Message:
-    """``sequence_number``: bytes received so far, modulo 2**32 (section 5.4.3)."""
+    """``sequence_number`` is the number of bytes received so far; it is sent modulo 2**32 (section 5.4.3)."""
     return Message(ACKNOWLEDGEMENT, 0, 0, struct.pack(">I", sequence_number & 0xFFFFFFFF))
 
 
@@ -84,7 +84,7 @@ def set_peer_bandwidth(size: int, limit_type: int = LIMIT_DYNAMIC) -> Message:
 
 
 def user_control(event: int, data: int) -> Message:
-    """A User Control message whose event data is one 32-bit number (a stream id, or a ping's time)."""
+    """A User Control message whose event data is one 32-bit number: a stream id, or the time of a ping."""
     return Message(USER_CONTROL, 0, 0, struct.pack(">HI", event, data & 0xFFFFFFFF))
 
 
@@ -103,9 +103,9 @@ def data(timestamp: int, *values: amf0.Value, stream_id: int = 0) -> Message:
 
 
 def four_bytes(message: Message) -> int:
-    """The number that a Set Chunk Size, Abort, Acknowledgement or Window Acknowledgement Size holds.
+    """Returns the number in a Set Chunk Size, Abort, Acknowledgement, Window Ack Size or Set Peer Bandwidth message.
 
-    Raises ProtocolError where the body is shorter; what follows is ignored (Set Peer Bandwidth's limit type).
+    What follows it is ignored. Raises ProtocolError where the body has fewer than 4 bytes.
     """
     if len(message.body) < 4:
         raise ProtocolError(f"message type {message.type_id} holds {len(message.body)} bytes, not 4")
@@ -113,7 +113,7 @@ def four_bytes(message: Message) -> int:
 
 
 def parse_user_control(message: Message) -> tuple[int, bytes]:
-    """The event type and its data. Raises ProtocolError where there is no event type."""
+    """Returns the event type and its data. Raises ProtocolError where there is no event type."""
     if len(message.body) < 2:
         raise ProtocolError(f"a User Control message of {len(message.body)} bytes has no event type")
     return int.from_bytes(message.body[:2], "big"), message.body[2:]
@@ -147,11 +147,11 @@ _SET_DATA_FRAME: Final = amf0.encode("@setDataFrame")
 
 
 def data_name(message: Message) -> tuple[str, Message]:
-    """The name of a data message, and the message as players get it.
+    """Returns the name of a data message, and the message as players get it.
 
-    ``@setDataFrame`` is addressed to the server: the name is the one behind it, and players get what follows it. A
-    type 15 message whose leading byte says AMF 0 becomes a type 18 message. Nothing else is read: the name is empty
-    where there is none, and the message is relayed as it is.
+    A leading ``@setDataFrame`` is meant for the server and is removed; the name is the one behind it. A type 15 message
+    whose leading byte says AMF 0 becomes a type 18 message. Nothing else is read or changed. Where a message has no
+    name, an empty one is returned.
     """
     type_id, body = message.type_id, message.body
     if type_id == DATA_AMF3 and body[:1] == b"\0":
@@ -169,8 +169,8 @@ MAX_PARTS: Final = 4096
 def split_aggregate(message: Message) -> Iterator[Message]:
     """Yields the messages in an aggregate message (section 7.1.6), which are FLV tags.
 
-    Their times are moved so that the first has the aggregate's own. The iterator may be left between two of them, and
-    continued later. Raises ProtocolError when it comes to a tag that reaches past the end, or to one too many.
+    Their times are moved so that the first has the time of the aggregate. The iterator may be left between two messages
+    and continued later. It raises ProtocolError when it comes to a tag that is cut, or to one more than `MAX_PARTS`.
     """
     body, position = message.body, 0
     count = shift = 0

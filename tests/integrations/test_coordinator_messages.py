@@ -55,6 +55,9 @@ class ParseTests(SynchronousTestCase):
             with self.assertRaises(MalformedMessage):
                 parse(text)
 
+    def test_longest(self) -> None:
+        self.assertEqual(parse("X" * MAX_MESSAGE).type, "X" * MAX_MESSAGE)
+
     def test_most_parameters(self) -> None:
         text = "A" + "".join(f"\nn{number}: v" for number in range(MAX_PARAMETERS))
         self.assertEqual(len(parse(text).parameters), MAX_PARAMETERS)

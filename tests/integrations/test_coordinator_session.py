@@ -110,6 +110,7 @@ class SessionTests(SynchronousTestCase):
         self.wait(20)
         self.failureResultOf(answer, Refused)
         self.accept("1", "late")
+        self.assertIn("accepted a publish on channel tv too late", self.log.lines(LogLevel.info)[-1])
         self.accept("1", "late")
         self.assertEqual(self.ends(), [{"stream-channel": "tv", "stream-id": "late"}])
 
@@ -182,12 +183,16 @@ class SessionTests(SynchronousTestCase):
         ]:
             self.session.received(text)
             self.assertEqual(self.target.kills.pop(), expected)
+        self.assertIn("channel 'tv': nothing to end", self.log.lines(LogLevel.info)[-1])
+        self.target.on_air.add("tv")
+        self.kill("*")
+        self.assertIn("channel 'tv': ended", self.log.lines(LogLevel.info)[-1])
 
     def kill(self, stream_id: str, channel: str = "tv") -> list[tuple[str, str | None]]:
         """Kills, and returns what was ended."""
         self.target.kills.clear()
         self.session.received(f"STREAM-KILL\nStream-Channel: {channel}\nStream-ID: {stream_id}")
-        return self.target.kills
+        return list(self.target.kills)
 
     def publish_and_end(self, channel: str = "tv") -> None:
         self.ask(channel)

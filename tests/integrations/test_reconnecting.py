@@ -4,7 +4,7 @@ import subprocess
 import sys
 from random import Random
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
@@ -130,16 +130,17 @@ class ReconnectingClientTests(SynchronousTestCase):
         for number in range(100):
             self.client.attempt.errback(PeerError(f"reason {number}"))
             self.until_next()
-        self.assertLess(len(self.log.lines(LogLevel.warn)), 10)
+        self.assertEqual(len(self.log.lines(LogLevel.warn)), 5)
         self.log.events.clear()
         self.connect().lost.happen("gone")
-        self.assertEqual(len(self.log.lines(LogLevel.info)), 1)
-        self.assertEqual(len(self.log.lines(LogLevel.warn)), 1)
+        self.assertEqual(self.log.lines(LogLevel.info), ["connected to the other side"])
+        lost = "the connection to the other side was lost, trying again: gone"
+        self.assertEqual(self.log.lines(LogLevel.warn), [lost])
 
     def test_stops_while_opening(self) -> None:
         self.client.startService()
         self.successResultOf(self.client.stopService())
-        self.assertEqual(self.client.cancelled, 1)
+        self.assertEqual((self.client.cancelled, self.log.lines(LogLevel.warn)), (1, []))
         self.check_finished()
 
     def test_stops_while_waiting(self) -> None:
@@ -178,6 +179,31 @@ class ReconnectingClientTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(len(self.client.attempts), 1)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_bug_is_logged(self) -> None:
+        """It ends the attempts, and is not silent."""
+
+        class BrokenRandom(Random):
+            def uniform(self, a: float, b: float) -> float:
+                raise RuntimeError
+
+        self.client.random = BrokenRandom()
+        self.client.startService()
+        self.client.attempt.errback(ConnectionRefusedError())
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.successResultOf(self.client.stopService())
+
+
+class OneShotEventTests(SynchronousTestCase):
+    def test_waiters(self) -> None:
+        """Each gets the first reason, whether it waits before or after, unless it has been cancelled."""
+        event = OneShotEvent()
+        early, cancelled = event.wait(), event.wait()
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        event.happen("first")
+        event.happen("second")
+        self.assertEqual((self.successResultOf(early), self.successResultOf(event.wait())), ("first", "first"))
 
 
 class ImportTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted._version import __version__
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.web.metrics import MAX_CHANNELS, MAX_NAME, TimedAuthority
 from rtmp_twisted.web.status import ServerStatus
@@ -42,6 +43,7 @@ class MetricsTests(HTTPCase):
         self.world.clock.advance(2)
         found = await self.scrape()
         expected = {
+            f'rtmp_version_info{{version="{__version__}"}}': 1,
             "rtmp_connections": 4,
             "rtmp_connections_total": 5,
             'rtmp_connections_refused_total{reason="too many from one address"}': 7,

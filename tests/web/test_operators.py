@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.logger import formatEvent
+
 from rtmp_twisted.web.operators import DEFAULT_LIMIT
 from rtmp_twisted.wire import amf0
 from tests.support.fakes import Log
@@ -14,6 +16,7 @@ class ChannelTests(HTTPCase):
         self.serve()
         self.publisher("radio")
         self.player("radio")
+        self.world.clock.advance(10)
         publisher = self.publisher()
         publisher.send(METADATA, AVC_HEADER, AAC_HEADER)
         self.player()
@@ -102,7 +105,9 @@ class ChannelTests(HTTPCase):
         self.assertEqual((answer.code, answer.json), (200, {"killed": "tv"}))
         self.assertTrue(publisher.closing)
         self.assertFalse(other.closing)
-        self.assertIn("HTTP: the publish on channel 'tv' was ended", log.lines())
+        [event] = [event for event in log.events if "was ended" in str(event.get("log_format"))]
+        self.assertEqual(formatEvent(event), "HTTP: the publish on channel 'tv' was ended")
+        self.assertEqual(event["peer"], "127.0.0.1")
         self.assertEqual((await self.ask("/api/v1/channels/tv/kill", "POST")).code, 404)
 
     async def test_no_secret_anywhere(self) -> None:

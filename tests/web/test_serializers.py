@@ -12,10 +12,12 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.support.rtmp_client import AAC_HEADER
 from tests.web.case import AVC_HEADER
 
+WITHOUT_SIZE = Message(VIDEO, 1, 0, b"\x17\x00\0\0\0\x01\x64\x00\x28\xff\xe0")
+"""An H.264 header without a parameter set, so that nothing is known of the picture."""
+
 
 class TracksTests(SynchronousTestCase):
     def test_metadata_fills_gaps(self) -> None:
-        without_parameter_set = b"\x17\x00\0\0\0\x01\x64\x00\x28\xff\xe0"
         for values, wanted in (
             ({"width": 640.0, "height": 360.0, "framerate": 29.97}, {"width": 640, "height": 360, "frame_rate": 29.97}),
             ({"width": -1.0, "height": float("nan"), "framerate": float("inf")}, {}),
@@ -24,7 +26,7 @@ class TracksTests(SynchronousTestCase):
             ({"width": 0.0, "framerate": 1000.5}, {}),
         ):
             metadata = messages.data(0, "onMetaData", amf0.ECMAArray(**values))
-            [found] = tracks((metadata, Message(VIDEO, 1, 0, without_parameter_set)))
+            [found] = tracks((metadata, WITHOUT_SIZE))
             self.assertEqual({name: found[name] for name in ("width", "height", "frame_rate") if name in found}, wanted)
             json.dumps(found, allow_nan=False)
 
@@ -53,5 +55,5 @@ class TracksTests(SynchronousTestCase):
             Message(messages.DATA_AMF3, 0, 0, b"\x11\xff"),
         ):
             self.assertEqual(tracks((metadata,)), [])
-            self.assertEqual(tracks((metadata, AVC_HEADER)), tracks((AVC_HEADER,)))
+            self.assertEqual(tracks((metadata, WITHOUT_SIZE)), tracks((WITHOUT_SIZE,)))
         self.assertEqual(tracks((Message(AUDIO, 1, 0, b""), Message(VIDEO, 1, 0, b"\x17"))), [])

@@ -140,6 +140,15 @@ class BadRequestTests(HTTPCase):
         answer = await self.ask("/api/v1/channels/tv/kill", "POST", body=bytes(MAX_BODY))
         self.assertEqual(answer.code, 200)
 
+    async def test_error_page(self) -> None:
+        """A bug is logged, and its traceback is not shown."""
+        self.serve()
+        self.patch(self.metrics, "text", lambda: 1 // 0)
+        answer = await self.ask("/metrics")
+        self.assertEqual(answer.code, 500)
+        self.assertNotIn("ZeroDivision", answer.text)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     async def test_nonsense(self) -> None:
         self.serve()
         for request in (

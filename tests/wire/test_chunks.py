@@ -25,7 +25,7 @@ def decode(*parts: bytes, longest: int = chunks.MAX_MESSAGE_LENGTH) -> list[Mess
 
 
 def items_with_pauses(decoder: chunks.ChunkDecoder, data: bytes) -> Iterator[Message | None]:
-    """The items of ``data``, by turns from the iterator at hand and from a new one."""
+    """The items of ``data``, by turns from the same iterator and from a new one."""
     items = decoder.feed(data)
     for number in range(2 * len(data) + 2):
         try:
@@ -250,8 +250,8 @@ class DecoderTests(SynchronousTestCase):
 HALF = "000000 00ffff 09 01000000"
 """The header of a message of 65,535 bytes, which stays half received in these tests."""
 
-BORING: dict[str, tuple[bytes, bytes, int]] = {
-    # What is fed first, what is fed again and again, and the chunk headers in one of these.
+INCOMPLETE: dict[str, tuple[bytes, bytes, int]] = {
+    # What is fed first, what is fed repeatedly, and how many chunk headers the latter has.
     "chunks of one byte": (chunk_size(1) + chunk("0004", HALF, b"x"), chunk("c004", "", b"x"), 1),
     "chunks of one byte, by turns": (
         chunk_size(1) + chunk("04", HALF, b"x") + chunk("06", HALF, b"x"),
@@ -278,14 +278,14 @@ BORING: dict[str, tuple[bytes, bytes, int]] = {
     "Abort": (b"", chunk("02", "000000 000004 02 00000000", b"\0\0\0\x09"), 1),
     "empty messages of type 0": (chunk("04", "000000 000000 00 00000000"), b"\xc4", 1),
 }
-"""Bytes that complete no message, however long they go on."""
+"""Bytes that complete no message, however often they are repeated."""
 
 
 class BudgetTests(SynchronousTestCase):
-    """What an item costs, and what is held between items."""
+    """How much is read for one item, and what is held between two items."""
 
     def test_whatever_completes_no_message_yields_none(self) -> None:
-        for name, (before, again, headers) in BORING.items():
+        for name, (before, again, headers) in INCOMPLETE.items():
             decoder = chunks.ChunkDecoder()
             self.assertEqual(list(decoder.feed(before)), [], name)
             count = 10 * chunks.CHUNKS_AT_ONCE // headers
@@ -303,7 +303,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual([item and item.timestamp for item in items], [16 * n for n in range(1, 1001)])
 
     def test_more_data_while_an_iterator_is_left(self) -> None:
-        """It comes behind what is unread, and either iterator goes on."""
+        """The data is added to what is unread, and either iterator reads it."""
         data = b"".join(chunks.encode(Message(AUDIO, 1, n, bytes(n)), 4, 128) for n in range(200))
         for size in 1, 50, 1000:
             decoder = chunks.ChunkDecoder()
@@ -322,7 +322,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertRaises(ProtocolError, next, items)
 
     def test_half_messages_that_are_given_up_are_forgotten(self) -> None:
-        """By a new message on the same chunk stream, and by Abort. Nothing of them counts in the bound."""
+        """A new message on the same chunk stream gives one up, and so does Abort. Its bytes no longer count."""
         abort = chunk("02", "000000 000004 02 00000000", b"\0\0\0\x04")
         half = chunk("04", "000000 01ffff 09 01000000", b"x" * 0x10000)
         for name, again in ("replaced", half), ("aborted", half + abort):
@@ -358,7 +358,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(decoder.partial)
 
     def test_cleared(self) -> None:
-        """Nothing is held any more, though somebody has an iterator that was left."""
+        """Nothing is held, also while there is an iterator that was left in the middle."""
         decoder = chunks.ChunkDecoder()
         data = (
             chunk_size(0x10000) + chunk("06", HALF) + bytes(300) + chunk("04", "000000 000400 08 01000000", bytes(1024))
@@ -376,7 +376,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(list(items), [])
 
 
-# A writer of its own, which takes whatever chunk types, sizes and order are legal.
+# An independent writer, which uses all chunk types, sizes and orders that are legal.
 
 BODIES = st.one_of(st.binary(max_size=12), st.integers(0, 700).map(lambda n: bytes(i * 7 & 0xFF for i in range(n))))
 MESSAGES = st.lists(
@@ -462,7 +462,7 @@ class RoundTripTests(SynchronousTestCase):
                 data += advance(choose.draw(st.sampled_from(sorted(open_streams))))
             if not open_streams and choose.draw(st.booleans()):
                 size = choose.draw(st.sampled_from([1, 2, 5, 128, 300, 65536]))
-                # Chunk stream 2 is for this alone here: always type 0.
+                # Only these messages are on chunk stream 2, and always with a type 0 header.
                 data += chunks.encode(Message(1, 0, 0, size.to_bytes(4, "big")), 2, writer.size)
                 writer.size = size
             open_streams[chunk_stream_id] = writer.chunks(chunk_stream_id, message), message

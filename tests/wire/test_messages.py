@@ -1,4 +1,4 @@
-"""rtmp_twisted.wire.messages: what is read out of messages, and what cannot be."""
+"""rtmp_twisted.wire.messages: the bodies of messages, made, read, and refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ReadingTests(SynchronousTestCase):
             self.assertIn(reason, str(error))
 
     def test_bounds_of_a_command(self) -> None:
-        """Values within objects count, and those behind the switch to AMF 3."""
+        """Values within objects count, and so do those of AMF 3."""
         begin = amf0.encode("connect", 1)
         most = messages.MAX_COMMAND_VALUES - 2
         for good, bad in (
@@ -106,7 +106,7 @@ class DataTests(SynchronousTestCase):
         metadata = amf0.encode("onMetaData", {"width": 640.0})
         addressed = amf0.encode("@setDataFrame") + metadata
         text = amf0.encode("onTextData", "hello")
-        flash = b"\x06\x15onMetaData"  # begins with no AMF 0 marker of a string
+        flash = b"\x06\x15onMetaData"  # does not begin with the AMF 0 marker of a string
         for type_id, body, name, type_out, out in (
             (DATA_AMF0, addressed, "onMetaData", DATA_AMF0, metadata),
             (DATA_AMF3, b"\0" + addressed, "onMetaData", DATA_AMF0, metadata),
