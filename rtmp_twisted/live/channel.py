@@ -119,7 +119,10 @@ class Channel:
 
     def add(self, player: Player) -> None:
         """The player is in the channel, and gets nothing before `start`. Its key has been checked."""
-        audience = self.audience if player.form is None else self._rendition(player.form).audience
+        audience = self.audience
+        if player.form is not None:
+            audience.flush()  # a rendition has what has been handed over
+            audience = self._rendition(player.form).audience
         player.enter(self.name, audience)
         self.players.add(player)
 

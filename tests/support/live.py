@@ -204,6 +204,7 @@ class Stage:
         stream_id: int = 1,
         key: str = "key",
         writer: FakeWriter | None = None,
+        turns: bool = True,
     ) -> Viewer:
         viewer = Viewer(self.clock, writer or FakeWriter(room))
         change = None if stream_id == 1 else lambda data, start, end: restream(data, start, end, stream_id)
@@ -211,7 +212,8 @@ class Stage:
         viewer.writer.viewers.append(viewer)
         self.channel.add(viewer.player)
         self.channel.start(viewer.player)
-        self.clock.advance(0)
+        if turns:
+            self.clock.advance(0)
         return viewer
 
 
