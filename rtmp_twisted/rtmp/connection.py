@@ -2,7 +2,7 @@
 
 It has the handshake, the chunk stream, acknowledgements, pings and the writer. Whether this side accepted or called
 only decides which handshake it has, and which handler stands above it: a server's session (session.py), or a client's.
-protocol makes it Twisted's; its factory calls `check` every second.
+protocol makes it Twisted's; its factory calls ``check`` every second.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class ChannelStatus:
 
     @property
     def state(self) -> str:
-        """`ON_AIR`, `ASKING` (the publisher waits for its answer) or `WAITING` (players wait for a publisher)."""
+        """``ON_AIR``, ``ASKING`` (the publisher waits for its answer) or ``WAITING`` (players wait for a publisher)."""
         if self._publication is None:
             return WAITING
         return ON_AIR if self._publication.state is PublishState.ON_AIR else ASKING
