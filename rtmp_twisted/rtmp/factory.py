@@ -72,6 +72,7 @@ class RTMPFactory(Factory):
 
     def check(self) -> None:
         """Checks each connection's times."""
+        self.options.guessing.forget()
         now = self.options.clock.seconds()
         for connection in list(self.connections):
             connection.check(now)
