@@ -64,7 +64,7 @@ class _Pace:
     def wait(self, now: float) -> float:
         if not self.level:
             return 0.0
-        return max(0.0, self.failed_at + FIRST_WAIT * 2 ** (self.level - 1) - now)
+        return min(MOST_WAIT, max(0.0, self.failed_at + FIRST_WAIT * 2 ** (self.level - 1) - now))
 
 
 @define(eq=False)
