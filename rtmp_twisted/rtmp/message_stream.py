@@ -288,10 +288,17 @@ class MessageStream:
             return
         wait = options.guessing.wait(address, self.session.channel, key)
         if wait:
-            self._waiting = options.clock.callLater(wait, self._attempt_now, command, key, go_on)
+            self._waiting = options.clock.callLater(wait, self._attempt_later, command, key, go_on)
             self.session.changed()
         else:
             self._attempt_now(command, key, go_on)
+
+    def _attempt_later(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        try:
+            self._attempt_now(command, key, go_on)
+        except Exception:
+            self.session.log.failure("a bug, which ends this connection")
+            self.session.connection.abort("internal error")
 
     def _attempt_now(self, command: str, key: str, go_on: Callable[[], None]) -> None:
         session = self.session

@@ -22,9 +22,9 @@ from rtmp_twisted.rtmp.guessing import (
     GuessingLimits,
 )
 from tests.support.fakes import Log, reactor, within
-from tests.support.memory import Client, World, codes
+from tests.support.memory import Client, World, codes, media
 from tests.support.programs import Server, free_port
-from tests.support.rtmp_client import AVC_HEADER, RTMPClient
+from tests.support.rtmp_client import AVC_HEADER, RTMPClient, avc
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 
@@ -355,6 +355,26 @@ class SessionTests(SynchronousTestCase):
         found = self.world.broker.channel("radio")
         assert found is not None
         self.assertEqual(len(found[0].program.headers.messages), 1)
+
+    def test_a_player_that_has_waited_gets_its_media(self) -> None:
+        self.publisher.send(AVC_HEADER, avc(0, True))
+        self.slow_down()
+        client = self.play("right")
+        self.publisher.send(avc(40, False))
+        self.assertEqual(media(client.received), [])
+        self.world.clock.advance(MOST_WAIT)
+        self.publisher.send(avc(80, False))
+        client.new()
+        self.assertEqual([message.timestamp for message in media(client.received)], [0, 0, 40, 80])
+
+    def test_a_bug(self) -> None:
+        """It ends the connection, also when it shows after the wait."""
+        self.slow_down()
+        client = self.play("right")
+        self.patch(self.world.broker, "play", lambda *_: 1 / 0)
+        self.world.clock.advance(MOST_WAIT)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertTrue(client.transport.aborted)
 
     def test_whoever_leaves_while_it_waits_leaves_nothing(self) -> None:
         """Whichever way: lost, closed stream, deleted stream, ended by an operator, the server's end."""
