@@ -76,3 +76,17 @@ class ProcessService(Service):
         name = signal.Signals(number).name
         self._reactor.callFromThread(_log.info, "{name}: the server is stopping", name=name)
         self._reactor.callFromThread(self._reactor.stop)
+
+
+def available_memory() -> int:
+    """Returns the bytes of memory of this machine, or of the container that limits it (cgroup versions 2 and 1)."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes":
+        try:
+            with open(path) as file:
+                text = file.read(32).strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(machine, int(text))
+    return machine

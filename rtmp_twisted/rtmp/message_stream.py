@@ -86,8 +86,8 @@ class MessageStream:
         if key is None:
             return
         connection = session.connection
-        connection.accept_messages(MAX_MESSAGE_WHILE_ASKING)
         broker = session.options.broker
+        connection.accept_messages(min(MAX_MESSAGE_WHILE_ASKING, broker.memory.channel_share))
         publication = broker.publish(session.channel, key[0], connection.peer, self, begin=False)
         self.publication = session.publication = connection.sink = publication
         session.changed()
@@ -111,7 +111,8 @@ class MessageStream:
 
     def publish_started(self, publication: Publication) -> None:
         connection = self.session.connection
-        connection.accept_messages(MAX_MESSAGE_LENGTH)
+        share = self.session.options.broker.memory.channel_share
+        connection.accept_messages(min(MAX_MESSAGE_LENGTH, share))
         self._status("status", "NetStream.Publish.Start", f"{publication.name} is now published.")
         self.session.log.info('publishing channel "{channel}"', channel=publication.name)
         publication.write_held()

@@ -138,5 +138,19 @@ class ServerStatus:
         return self.broker.traffic()
 
     @property
+    def held(self) -> int:
+        """Bytes of memory that channels and connections hold."""
+        return self.broker.memory.held
+
+    @property
+    def memory_limit(self) -> int:
+        return self.broker.memory.limit
+
+    @property
+    def shrinks(self) -> int:
+        """How often a channel or a connection had to give memory back."""
+        return self.broker.memory.shrinks
+
+    @property
     def merge_interval(self) -> float:
         return self.broker.merge_interval
