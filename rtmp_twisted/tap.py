@@ -25,6 +25,7 @@ from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
 from rtmp_twisted.process import ProcessService, available_memory
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
+from rtmp_twisted.rtmp.guessing import GuessingLimits
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
 from rtmp_twisted.rtmp.listener import Listener
 from rtmp_twisted.rtmp.message_stream import SessionOptions
@@ -126,6 +127,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             chunk_size=settings.rtmp_chunk_size,
             players=settings.rtmp_play_whitelist,
             max_publish_rate=settings.max_publish_kbps * 1000 / 8,
+            guessing=GuessingLimits(reactor),
         ),
         limits,
         poller,

@@ -96,12 +96,18 @@ class Broker(Service):
 
     # Publishing
 
-    def publish(self, name: str, key: str, client_ip: str, owner: PublicationOwner) -> Publication:
-        """Asks to publish on channel ``name``. The owner is told the outcome in a later turn of the reactor."""
+    def publish(self, name: str, key: str, client_ip: str, owner: PublicationOwner, begin: bool = True) -> Publication:
+        """Asks to publish on channel ``name``; without ``begin``, not before `begin` is called. The owner is told the
+        outcome in a later turn of the reactor."""
         publication = Publication(name, key, client_ip, owner)
         self._entry(name).asking[publication] = None
-        self.clock.callLater(0, self._begin, publication)
+        if begin:
+            self.begin(publication)
         return publication
+
+    def begin(self, publication: Publication) -> None:
+        """Asks for a publish that has waited. Does nothing if it has ended."""
+        self.clock.callLater(0, self._begin, publication)
 
     def end(self, publication: Publication, lost: bool = False) -> None:
         """Ends a publish for its owner, which may come back if it is ``lost``. Safe to call again."""
@@ -139,6 +145,7 @@ class Broker(Service):
             if stream_id is None:
                 return
             publication.stream_id = stream_id
+            publication.key_accepted = True
             if publication.ended:
                 self._tell_end(publication)
                 return
@@ -176,12 +183,10 @@ class Broker(Service):
         if claim is None or publication.ended:
             return
         incumbent = claim.holder
-        if (
-            not isinstance(incumbent, Publication)
-            or not self._takeover_seconds
-            or entry.challenger is not None
-            or not same_key(incumbent.key, publication.key)
-        ):
+        if not isinstance(incumbent, Publication) or not same_key(incumbent.key, publication.key):
+            raise Refused("the channel has a publisher")
+        publication.key_accepted = True
+        if not self._takeover_seconds or entry.challenger is not None:
             raise Refused("the channel has a publisher")
         publication.enter(PublishState.WAITING)
         entry.challenger = publication

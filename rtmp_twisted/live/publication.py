@@ -100,6 +100,8 @@ class Publication:
         self.owner = owner
         self.state = PublishState.ASKING
         self.stream_id = ""
+        self.key_accepted = False
+        """Whether its key is known to be right: the publisher's that it met, or accepted by the authority."""
         self.on_air_since: float | None = None
         self.received_bytes = 0
         """Bytes of message bodies, while it was on air."""

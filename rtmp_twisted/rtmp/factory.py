@@ -83,6 +83,7 @@ class RTMPFactory(Factory):
         """Checks each connection's times, and counts what is held."""
         self._account.settle()
         self.options.broker.settle()
+        self.options.guessing.forget()
         now = self.options.clock.seconds()
         for connection in list(self.connections):
             connection.check(now)

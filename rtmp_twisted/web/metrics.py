@@ -130,6 +130,14 @@ class Metrics(Collector):
         for reason, count in self._server.refused.items():
             refused.add_metric([reason], count)
         yield refused
+        keys = CounterMetricFamily(
+            "rtmp_keys_refused", "Refused: plays with a wrong key, and publishes, by command", labels=["command"]
+        )
+        for command, count in self._server.failed_keys.items():
+            keys.add_metric([command], count)
+        yield keys
+        guesses = "Publishes and plays refused because of too many wrong keys before from that address on that channel"
+        yield CounterMetricFamily("rtmp_guessing_refused", guesses, self._server.refused_guesses)
 
     def _traffic(self) -> Iterator[Metric]:
         traffic = self._server.traffic()

@@ -123,6 +123,16 @@ class ServerStatus:
         """Connections refused so far, by reason: a few fixed words."""
         return self.factory.limits.refused
 
+    @property
+    def failed_keys(self) -> Mapping[str, int]:
+        """Publishes and plays that were refused so far for their key, by command."""
+        return self.factory.options.guessing.failures
+
+    @property
+    def refused_guesses(self) -> int:
+        """Publishes and plays that were refused so far because of too many wrong keys before."""
+        return self.factory.options.guessing.refused
+
     def traffic(self) -> Traffic:
         """Everything since the start. Takes some time for each channel and player."""
         return self.broker.traffic()

@@ -41,6 +41,9 @@ class MetricsTests(HTTPCase):
         self.world.authority.ask = True
         self.publisher("news")
         self.world.factory.limits.refused["too many from one address"] += 7
+        guessing = self.world.factory.options.guessing
+        guessing.failures.update(play=5, publish=6)
+        guessing.refused += 8
         self.world.clock.advance(2)
         found = await self.scrape()
         expected = {
@@ -48,6 +51,9 @@ class MetricsTests(HTTPCase):
             "rtmp_connections": 4,
             "rtmp_connections_total": 5,
             'rtmp_connections_refused_total{reason="too many from one address"}': 7,
+            'rtmp_keys_refused_total{command="play"}': 5,
+            'rtmp_keys_refused_total{command="publish"}': 6,
+            "rtmp_guessing_refused_total": 8,
             'rtmp_channels{state="on air"}': 1,
             'rtmp_channels{state="waiting"}': 1,
             'rtmp_channels{state="asking"}': 1,
