@@ -20,9 +20,10 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import Running
+from rtmp_twisted.process import ProcessService, available_memory
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
 from rtmp_twisted.rtmp.listener import Listener
@@ -74,7 +75,7 @@ def makeService(options: Options) -> IService:
         parts = assemble(settings, reactor)
     except SettingsError as error:
         raise SystemExit("\n".join(error.lines)) from None
-    Running(settings, reactor, lambda: reload(parts)).setServiceParent(root)
+    ProcessService(settings, reactor, lambda: reload(parts)).setServiceParent(root)
     sequence = SequentialService()
     for part in parts:
         part.setServiceParent(sequence)
@@ -110,6 +111,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             merge_messages=settings.msg_buffer_size,
         ),
         settings.publish_takeover_seconds,
+        memory=Memory(settings.max_memory_mb * MEBIBYTE or available_memory() // 2, turns),
     )
     limits = ConnectionLimits(
         most_connections(settings.max_connections),

@@ -5,7 +5,7 @@ venv=$root/.venv
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
-# install_debian PACKAGE...: as root or with sudo; fails with a line that says what to do where that is impossible.
+# install_debian PACKAGE...: as root or with sudo. Where that is impossible it fails, and says what to do.
 install_debian() {
     local as_root=()
     if ! command -v apt-get >/dev/null; then
@@ -15,7 +15,7 @@ install_debian() {
     say "installing Debian packages: $*"
     if [ "$(id -u)" -ne 0 ]; then
         as_root=(sudo)
-        # Nobody is there to type a password where standard input is no terminal.
+        # Without a terminal nobody can type a password.
         [ -t 0 ] || as_root+=(-n)
         if ! "${as_root[@]}" true; then
             say "please run, as root: apt-get install $*"
@@ -24,7 +24,7 @@ install_debian() {
     fi
     "${as_root[@]}" apt-get -qq update </dev/null >&2
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install --no-install-recommends -y "$@" </dev/null >/dev/null # what it has to say goes to stderr
+        apt-get -qq install --no-install-recommends -y "$@" </dev/null >/dev/null # its messages go to stderr
 }
 
 find_python() {
@@ -38,10 +38,10 @@ find_python() {
     return 1
 }
 
-# make_venv: afterwards $venv/bin/python is a Python of this checkout.
+# make_venv: makes $venv, unless it is there and works.
 make_venv() {
     local python
-    # A moved or copied checkout, or a Python that is gone, leaves scripts behind that start nothing.
+    # The scripts in it do not work after the checkout was moved or copied, or its Python was removed.
     if [ "$(cat "$venv/.root" 2>/dev/null)" = "$root" ] && "$venv/bin/python" -c '' 2>/dev/null; then
         return
     fi
@@ -55,15 +55,15 @@ make_venv() {
     printf '%s\n' "$root" >"$venv/.root"
 }
 
-# ensure_venv [EXTRA]: the virtual environment with this checkout and its dependencies in it. Needs no network while
-# setup.cfg and pyproject.toml are as they were when it last ran for EXTRA; no EXTRA is part of each.
+# ensure_venv [EXTRA]: the virtual environment with this checkout and its dependencies in it. It needs no network if
+# setup.cfg and pyproject.toml have not changed since it last ran for EXTRA. Every EXTRA includes what no EXTRA installs.
 ensure_venv() {
     local extra=${1:-} wanted
     make_venv
     wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum)
     if ! grep -qsxF "$wanted" "$venv/.installed-$extra"*; then
         say "installing dependencies into $venv${extra:+ (for $extra)}"
-        # Never compiled: what stands in the checkout is what runs from there.
+        # Never compiled, so that it runs the source files of the checkout.
         env -u RTMP_TWISTED_COMPILE \
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" \
             </dev/null >&2

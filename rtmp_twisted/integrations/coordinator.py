@@ -1,7 +1,7 @@
-"""The coordinator: a WebSocket connection on which each publish is asked for, and on which kills arrive.
+"""The coordinator: a WebSocket connection over which each publish is requested and kills arrive.
 
-`CoordinatorAuthority` is made by tap.py, only when CONTROL_USE is on: importing this file imports autobahn and PyJWT.
-This file holds the connection; what is said on it is in conversation.py.
+tap.py makes a `CoordinatorAuthority` only when CONTROL_USE is on: importing this module imports autobahn and PyJWT.
+This module keeps the connection; coordinator_session.py holds what is said on it.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from rtmp_twisted.integrations.reconnecting import (
     OPENING_TIMEOUT,
     OneShotEvent,
     ReconnectingClient,
-    aborted,
+    abort_and_wait,
 )
 from rtmp_twisted.integrations.tokens import signed_token
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.commands import ICommandTarget
 
-# autobahn logs requests, tokens included, and each dropped connection; `ReconnectingClient` logs what is worth a line.
+# autobahn logs requests, with their tokens, and each dropped connection. `ReconnectingClient` logs what matters.
 # (txaio has this function once autobahn has told it to use Twisted.)
 _silent = txaio.make_logger(level="none")  # type: ignore[attr-defined]
 
 PATH = "/ws/control/rtmp"
 
-#: Seconds for which a token is good.
 TOKEN_LIFETIME = 3600
+"""Seconds for which a token is valid."""
 
-#: Bytes that the answer to the opening request may have.
 MAX_OPENING = 16 * 1024
+"""Most bytes of the answer to the opening request."""
 
-#: Characters of the other side's reason that are logged.
 _MAX_REASON = 200
+"""Characters of the other side's reason for a close that are logged."""
 
 
 def control_url(base: str) -> str:
-    """The address of the coordinator's WebSocket: `PATH`, resolved against ``base`` like a link on a page.
+    """Returns the URL of the coordinator's WebSocket: `PATH`, resolved against ``base`` like a link on a page.
 
-    So a path that ``base`` has is replaced, as are a query and a fragment. Raises ValueError, with one clear line,
-    where ``base`` is not a ws or wss URL with a host, or holds a user name (which would go nowhere).
+    So the path, the query and the fragment of ``base`` are replaced. Raises ValueError, with one line for the user, if
+    ``base`` is not a ws or wss URL with a host, or has a user name (which would be sent nowhere).
     """
     try:
         parts = urlsplit(base)
@@ -71,18 +71,18 @@ def control_url(base: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, PATH, "", ""))
 
 
-class _ControlProtocol(WebSocketClientProtocol):  # type: ignore[misc]
-    """One connection. What arrives raises nothing; what cannot be understood ends it."""
+class _Connection(WebSocketClientProtocol):  # type: ignore[misc]
+    """One WebSocket connection. Malformed input never raises; it closes the connection."""
 
     log = _silent
 
-    factory: _ControlFactory
+    factory: _ConnectionFactory
 
     def __init__(self) -> None:
         super().__init__()
         self.lost = OneShotEvent()
         self.opened: Deferred[None] = Deferred()
-        self.conversation: CoordinatorSession | None = None
+        self.session: CoordinatorSession | None = None
         self._problem: str | None = None
         self._received = 0
         self._closing: IDelayedCall | None = None
@@ -99,28 +99,28 @@ class _ControlProtocol(WebSocketClientProtocol):  # type: ignore[misc]
         )
 
     def onOpen(self) -> None:
-        self.conversation = CoordinatorSession(self.factory.clock, self.factory.target, self._say, self.give_up)
+        self.session = CoordinatorSession(self.factory.clock, self.factory.target, self._send_text, self.fail)
         self.opened.callback(None)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if isBinary:
-            self.give_up("a message that is not text")
-        elif self.conversation is not None:
-            self.conversation.received(payload.decode())
+            self.fail("a message that is not text")
+        elif self.session is not None:
+            self.session.received(payload.decode())
 
     def dataReceived(self, data: bytes) -> None:
-        if self.conversation is None:
+        if self.session is None:
             self._received += len(data)
             if self._received > MAX_OPENING:
-                self.give_up("an endless answer to the opening request")
+                self.fail("an endless answer to the opening request")
                 return
         try:
             super().dataReceived(data)
         except Exception as error:
-            self.give_up(f"not the WebSocket protocol ({describe(error)})")
+            self.fail(f"not the WebSocket protocol ({describe(error)})")
 
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
-        """The other side closes, or has answered our closing. Its TCP connection is not left to it."""
+        """The other side closes, or answers this side's close. This side then closes TCP, and does not wait for it."""
         done: bool | None = super().onCloseFrame(code, reasonRaw)
         self._end(f"closed by the coordinator ({code})")
         self.transport.loseConnection()
@@ -133,7 +133,8 @@ class _ControlProtocol(WebSocketClientProtocol):  # type: ignore[misc]
             self._closing.cancel()
         self.lost.happen(self._problem or "connection closed")
 
-    def give_up(self, problem: str) -> None:
+    def fail(self, problem: str) -> None:
+        """Closes the connection at once. ``problem`` goes to the log."""
         self._end(problem)
         self.abort()
 
@@ -150,23 +151,23 @@ class _ControlProtocol(WebSocketClientProtocol):  # type: ignore[misc]
             self._closing = self.factory.clock.callLater(CLOSING_TIMEOUT, self.abort)
 
     def _end(self, problem: str) -> None:
-        """From here on nothing can be said, although the transport may still be there."""
+        """Ends the session. Nothing is sent after this, although the transport may still be there."""
         if self._problem is None:
             self._problem = "".join(
                 character if character.isprintable() else "?" for character in problem[:_MAX_REASON]
             )
         if not self.opened.called:
             self.opened.errback(PeerError(self._problem))
-        if self.conversation is not None:
-            self.conversation.closed()
+        if self.session is not None:
+            self.session.closed()
 
-    def _say(self, text: str) -> None:
+    def _send_text(self, text: str) -> None:
         if self.state == self.STATE_OPEN:
             self.sendMessage(text.encode())
 
 
-class _ControlFactory(WebSocketClientFactory):  # type: ignore[misc]
-    protocol = _ControlProtocol
+class _ConnectionFactory(WebSocketClientFactory):  # type: ignore[misc]
+    protocol = _Connection
     noisy = False
     log = _silent
 
@@ -178,7 +179,7 @@ class _ControlFactory(WebSocketClientFactory):  # type: ignore[misc]
         super().__init__(url, reactor=reactor)
         self.clock = clock
         self.make_headers = make_headers
-        # autobahn's own time-outs would run on the global reactor; the link and the conversation have theirs.
+        # autobahn's own time-outs would run on the global reactor; `ReconnectingClient` and the session have theirs.
         self.setProtocolOptions(
             maxFramePayloadSize=MAX_MESSAGE,
             maxMessagePayloadSize=MAX_MESSAGE,
@@ -189,16 +190,16 @@ class _ControlFactory(WebSocketClientFactory):  # type: ignore[misc]
 
 
 @implementer(IPublishAuthority)
-class CoordinatorAuthority(ReconnectingClient[_ControlProtocol]):
-    """Keeps the connection to the coordinator at ``base_url`` and asks it for each publish.
+class CoordinatorAuthority(ReconnectingClient[_Connection]):
+    """Keeps a connection to the coordinator at ``base_url``, and asks it about each publish.
 
-    ``target`` (the broker) takes its kills; it must be set before the service starts, and may be set after the
-    construction, since the broker wants its authority first. At a shutdown, the publishes should have ended before
-    this service stops, so that each PUBLISH-END is sent; what is still being asked then has ``shutdown_timeout``
-    seconds for its answer.
+    ``target`` (the broker) executes its kills. It must be set before the service starts, and may be set after the
+    construction, since the broker needs its authority first. At a shutdown, the publishes should have ended before
+    this service stops, so that each PUBLISH-END is sent. Requests that are pending then have ``shutdown_timeout``
+    seconds for their answers.
 
-    ``clock`` is the reactor unless a test says otherwise; ``trust_root`` replaces the system's roots for wss; ``now``
-    gives the time of day in seconds, for the tokens. Raises ValueError where ``base_url`` cannot be used.
+    ``now`` returns the time of day in seconds, for the tokens. In tests, ``clock`` replaces the reactor's time, and
+    ``trust_root`` the system's root certificates for wss. Raises ValueError if ``base_url`` cannot be used.
     """
 
     target: ICommandTarget | None
@@ -219,7 +220,7 @@ class CoordinatorAuthority(ReconnectingClient[_ControlProtocol]):
         clock: IReactorTime | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._factory = _ControlFactory(reactor, control_url(base_url), clock or reactor, self._headers)
+        self._factory = _ConnectionFactory(reactor, control_url(base_url), clock or reactor, self._headers)
         host, port = self._factory.host, self._factory.port
         super().__init__(f"the coordinator at {host}:{port}", clock or reactor, random)
         endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=OPENING_TIMEOUT)
@@ -230,19 +231,19 @@ class CoordinatorAuthority(ReconnectingClient[_ControlProtocol]):
         self._shutdown_timeout = shutdown_timeout
         self._secret = secret
         self._now = now
-        self._place = {"x-external-ip": external_ip, "x-custom-port": str(external_port or "")}
-        self._place["x-ssl-use"] = "true" if external_ssl else ""
+        self._external = {"x-external-ip": external_ip, "x-custom-port": str(external_port or "")}
+        self._external["x-ssl-use"] = "true" if external_ssl else ""
 
     def start(self, channel: str, key: str, client_ip: str) -> Deferred[str]:
-        conversation = self._conversation()
-        if conversation is None:
+        session = self._session()
+        if session is None:
             return fail(Refused("there is no connection to the coordinator"))
-        return conversation.request(channel, key, client_ip)
+        return session.request(channel, key, client_ip)
 
     def end(self, channel: str, key: str, stream_id: str, client_ip: str) -> Deferred[None]:
-        conversation = self._conversation()
-        if conversation is not None:
-            conversation.end(channel, stream_id)
+        session = self._session()
+        if session is not None:
+            session.end(channel, stream_id)
         return succeed(None)
 
     def startService(self) -> None:
@@ -251,34 +252,34 @@ class CoordinatorAuthority(ReconnectingClient[_ControlProtocol]):
         super().startService()
 
     def stopService(self) -> Deferred[None]:
-        """Waits for the answers that are under way, so that what they accept is ended in so many words."""
-        conversation = self._conversation()
-        if conversation is None:
+        """Waits for pending answers first, so that the end of what they accept can be sent."""
+        session = self._session()
+        if session is None:
             return super().stopService()
-        limit = self.clock.callLater(self._shutdown_timeout, conversation.stop_waiting)
+        limit = self.clock.callLater(self._shutdown_timeout, session.refuse_pending)
 
         def close(_: object) -> Deferred[None]:
             if limit.active():
                 limit.cancel()
             return ReconnectingClient.stopService(self)
 
-        return conversation.answered().addCallback(close)
+        return session.all_answered().addCallback(close)
 
-    async def open(self) -> _ControlProtocol:
-        protocol = cast(_ControlProtocol, await self._endpoint.connect(self._factory))
+    async def open(self) -> _Connection:
+        connection = cast(_Connection, await self._endpoint.connect(self._factory))
         try:
-            await protocol.opened
+            await connection.opened
         except BaseException:
-            await aborted(protocol)
+            await abort_and_wait(connection)
             raise
-        return protocol
+        return connection
 
-    def _conversation(self) -> CoordinatorSession | None:
-        conversation = self.connection.conversation if self.connection is not None else None
-        return conversation if conversation is not None and conversation.is_open else None
+    def _session(self) -> CoordinatorSession | None:
+        session = self.connection.session if self.connection is not None else None
+        return session if session is not None and session.is_open else None
 
     def _headers(self) -> dict[str, str]:
         issued = int(self._now())
         claims: dict[str, str | int] = {"sub": "rtmp-control", "iat": issued, "exp": issued + TOKEN_LIFETIME}
         headers = {"x-control-auth-token": signed_token(claims, self._secret)}
-        return headers | {name: value for name, value in self._place.items() if value}
+        return headers | {name: value for name, value in self._external.items() if value}

@@ -1,4 +1,4 @@
-"""The text messages between this server and a coordinator: text to `Message` and back. Pure.
+"""Text messages between this server and a coordinator: parses them into `Message`, and serialises them. Pure.
 
 A message is a first line, its type; then ``Name: value`` lines; then optionally an empty line and a body.
 """
@@ -11,37 +11,37 @@ from attrs import field, frozen
 
 from rtmp_twisted.integrations.validation import has_control_characters
 
-#: Longest message, in bytes, that is taken.
 MAX_MESSAGE = 64 * 1024
+"""Longest message, in bytes, that is accepted."""
 
-#: Most parameters of a message.
 MAX_PARAMETERS = 64
+"""Most parameters that a message may have."""
 
 _BLANKS = " \t\r"
 
 
 class MalformedMessage(Exception):
-    """A message that cannot be read; the text says why."""
+    """The message cannot be parsed; the exception's text says why."""
 
 
 @frozen
 class Message:
-    """``type`` is in upper case. ``parameters`` has the names in lower case; they may hold a stream key."""
+    """``type`` is in upper case, the names in ``parameters`` are in lower case. Values may be secret (a stream key)."""
 
     type: str
     parameters: Mapping[str, str] = field(factory=dict, repr=False)
     body: str = field(default="", repr=False)
 
     def get(self, name: str) -> str:
-        """The value of ``name`` in whatever case, empty where the message has none."""
+        """Returns the value of the parameter ``name`` (in any case), or an empty text if the message has none."""
         return self.parameters.get(name.lower(), "")
 
 
 def parse(text: str) -> Message:
-    """Read one message; raises `MalformedMessage`.
+    """Parses one message. Raises `MalformedMessage`.
 
-    Lines end in LF or CRLF; blanks around names and values do not count; the last of several equal names does;
-    a line without a colon says nothing.
+    Lines end in LF or CRLF. Blanks around names and values are removed. Of several parameters with one name, the
+    last counts. A line without a colon is skipped.
     """
     if len(text) > MAX_MESSAGE:
         raise MalformedMessage(f"{len(text)} characters")
@@ -51,7 +51,7 @@ def parse(text: str) -> Message:
     if not kind:
         raise MalformedMessage("no type")
     if len(lines) > MAX_PARAMETERS:
-        raise MalformedMessage(f"{len(lines)} parameters")
+        raise MalformedMessage("too many parameters")
     parameters: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
@@ -61,7 +61,10 @@ def parse(text: str) -> Message:
 
 
 def _split(text: str) -> tuple[list[str], str]:
-    """The lines before the first empty one (or all), and what follows it."""
+    """Returns the lines before the first empty line, and the text after it.
+
+    Stops after one line more than a message may have.
+    """
     head: list[str] = []
     rest = text
     while rest:
@@ -75,7 +78,7 @@ def _split(text: str) -> tuple[list[str], str]:
 
 
 def serialise(kind: str, parameters: Mapping[str, str] | None = None) -> str:
-    """A message as text; raises ValueError where a value has a control character, which could end its line."""
+    """Returns the message as text. Raises ValueError if a value has a control character, which could end its line."""
     lines = [kind]
     for name, value in (parameters or {}).items():
         if has_control_characters(value):

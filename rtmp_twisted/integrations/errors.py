@@ -1,4 +1,4 @@
-"""What goes wrong with another party, as a text for the log that holds no secret. Used in integrations/."""
+"""Descriptions of other parties' failures that are safe to log: they hold no secret."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from twisted.python.failure import Failure
 
 
 class PeerError(Exception):
-    """Another party did not do what was expected; the text is made here and holds nothing secret."""
+    """Another party did not do what was expected. The text comes from this server and holds nothing secret."""
 
 
 def describe(problem: BaseException | Failure | None) -> str:
-    """What went wrong, for a log line, without a text that could hold a secret.
+    """Returns what went wrong, for a log line, without any text that could hold a secret.
 
-    Libraries put what was sent (an AUTH command, a URL with a password) into the texts of their exceptions, so only
-    the texts of the network's own errors are shown, and of others their type.
+    Libraries put what was sent (an AUTH command, a URL with a password) into the texts of their exceptions. So the
+    text is shown only of network errors and of `PeerError`; of any other exception, the type.
     """
     error: Any = problem.value if isinstance(problem, Failure) else problem
     while reasons := getattr(error, "reasons", None):

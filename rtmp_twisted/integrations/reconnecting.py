@@ -1,6 +1,7 @@
-"""A connection that is made again whenever it is lost: what Redis and the coordinator have in common.
+"""A client connection that is made again whenever it is lost: the base of the coordinator's client and of Redis's.
 
-`ReconnectingClient` is the service, `KeptConnection` what it keeps. It logs each outage once, not each try.
+`ReconnectingClient` is the service, `KeptConnection` is the connection it keeps. It logs an outage once, not each
+attempt to end it.
 """
 
 from __future__ import annotations
@@ -17,59 +18,64 @@ from twisted.python.failure import Failure
 
 from rtmp_twisted.integrations.errors import describe
 
-#: Seconds for an attempt in all: name, TCP, TLS, and what the other side asks for before the connection is of use.
 OPENING_TIMEOUT = 15.0
+"""Seconds for one whole attempt: the name, TCP, TLS, and whatever the other side requires before the connection is
+ready for use."""
 
-#: Seconds before the second try, doubled for each one after it, and the most between two tries. Each delay is cut
-#: by a random share of up to a half, so that many servers do not come back in one moment.
 FIRST_DELAY = 0.5
+"""Seconds before the second attempt; doubled for each further one. Each delay is shortened by a random part of up to
+a half, so that many servers do not come back at the same moment."""
+
 MAX_DELAY = 10.0
+"""Most seconds between two attempts."""
 
-#: Seconds that a connection must have lasted for the next outage to begin with the first delay again.
-LASTING = 10.0
+STABLE_SECONDS = 10.0
+"""A connection that has lasted for so long resets the delay to `FIRST_DELAY`."""
 
-#: Seconds that a connection has for closing in good order when the service stops.
 CLOSING_TIMEOUT = 3.0
+"""Seconds that a connection may take for an orderly close when the service stops."""
 
-#: Different reasons logged in one outage; more of them say nothing new.
 _MAX_REASONS = 5
+"""Different reasons that are logged as warnings in one outage."""
 
 _log = Logger()
 
 
 class OneShotEvent:
-    """Something that happens once, with a reason, and that any number of parties wait for."""
+    """An event that happens once, with a reason. Any number of callers may wait for it."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self._waiting: list[Deferred[str]] = []
+        self._waiters: list[Deferred[str]] = []
 
     def wait(self) -> Deferred[str]:
+        """Fires with the reason; at once if the event has happened. May be cancelled."""
         if self.reason is not None:
             return succeed(self.reason)
-        waiter: Deferred[str] = Deferred(self._waiting.remove)
-        self._waiting.append(waiter)
+        waiter: Deferred[str] = Deferred(self._waiters.remove)
+        self._waiters.append(waiter)
         return waiter
 
     def happen(self, reason: str) -> None:
+        """Wakes all who wait. Only the first call counts."""
         if self.reason is not None:
             return
         self.reason = reason
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
             waiter.callback(reason)
 
 
 class KeptConnection(Protocol):
-    """What a `ReconnectingClient` keeps: ``lost`` happens when the transport is gone."""
+    """The connection of a `ReconnectingClient`. ``lost`` happens when the transport is gone."""
 
     lost: OneShotEvent
 
     def close(self) -> None:
-        """Begin to end the connection in good order."""
+        """Begins an orderly close."""
 
     def abort(self) -> None:
-        """End it at once; may be called at any time, and twice."""
+        """Closes the connection at once. May be called at any time, and again."""
 
 
 C = TypeVar("C", bound=KeptConnection)
@@ -78,17 +84,17 @@ C = TypeVar("C", bound=KeptConnection)
 class ReconnectingClient(Service, Generic[C]):
     """Keeps one connection for as long as the service runs. A subclass says how it is opened.
 
-    ``clock`` measures all delays; ``random`` gives the jitter; ``title`` names the other side in the log.
+    ``clock`` measures all delays, ``random`` makes the jitter, and ``title`` names the other side in the log.
     """
 
-    #: The connection, while there is one that is ready for use.
     connection: C | None = None
+    """The connection, while there is one that is ready for use."""
 
     def __init__(self, title: str, clock: IReactorTime, random: Random) -> None:
         self.title = title
         self.clock = clock
         self.random = random
-        self._running: Deferred[None] | None = None
+        self._connecting: Deferred[None] | None = None
         self._reasons: set[str] = set()
 
     @property
@@ -96,47 +102,50 @@ class ReconnectingClient(Service, Generic[C]):
         return self.connection is not None
 
     async def open(self) -> C:
-        """Make a connection that is ready for use. When cancelled, leaves nothing open. Subclasses implement it."""
+        """Returns a new connection that is ready for use. Leaves nothing open when it fails or is cancelled.
+
+        Subclasses implement it.
+        """
         raise NotImplementedError
 
     def startService(self) -> None:
         super().startService()
-        self._running = Deferred.fromCoroutine(self._keep_connected())
-        self._running.addErrback(self._stopped)
+        self._connecting = Deferred.fromCoroutine(self._keep_connected())
+        self._connecting.addErrback(self._log_failure)
 
     def stopService(self) -> Deferred[None]:
-        """Stops trying, closes the connection, and fires when it is gone (within a few seconds)."""
+        """Stops connecting, and closes the connection. Fires when it is gone, within `CLOSING_TIMEOUT`."""
         super().stopService()
-        running, self._running = self._running, None
-        if running is None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is None:
             return succeed(None)
-        running.cancel()
-        return running
+        connecting.cancel()
+        return connecting
 
-    def _stopped(self, failure: Failure) -> None:
+    def _log_failure(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            _log.failure("the link to {title} has stopped", failure, title=self.title)
+            _log.failure("a bug: {title} is not connected to any more", failure, title=self.title)
 
     async def _keep_connected(self) -> None:
-        tries = 0
+        attempts = 0
         while self.running:
-            opened = await self._try_once()
+            opened_at = await self._connect_once()
             if not self.running:
                 return
-            # A party that takes connections only to drop them is not asked more often than one that is away.
-            lasted = opened is not None and self.clock.seconds() - opened >= LASTING
-            tries = 1 if lasted else tries + 1
-            await deferLater(self.clock, self._delay(tries), lambda: None)
+            # A party that accepts connections only to drop them is not called more often than one that is away.
+            stable = opened_at is not None and self.clock.seconds() - opened_at >= STABLE_SECONDS
+            attempts = 1 if stable else attempts + 1
+            await deferLater(self.clock, self._delay(attempts), lambda: None)
 
-    async def _try_once(self) -> float | None:
-        """One connection from its opening to its end; tells when it was ready, or None if it never was."""
+    async def _connect_once(self) -> float | None:
+        """Opens one connection and waits for its end. Returns when it was ready for use, or None if it never was."""
         try:
             connection = await Deferred.fromCoroutine(self.open()).addTimeout(OPENING_TIMEOUT, self.clock)
         except Exception as error:
             if self.running:
                 self._report("no connection to {title}, trying again: {reason}", describe(error))
             return None
-        opened = self.clock.seconds()
+        opened_at = self.clock.seconds()
         self.connection = connection
         self._reasons.clear()
         _log.info("connected to {title}", title=self.title)
@@ -144,11 +153,11 @@ class ReconnectingClient(Service, Generic[C]):
             reason = await connection.lost.wait()
         except CancelledError:
             await self._close(connection)
-            return opened
+            return opened_at
         finally:
             self.connection = None
         self._report("the connection to {title} was lost, trying again: {reason}", reason)
-        return opened
+        return opened_at
 
     async def _close(self, connection: C) -> None:
         connection.close()
@@ -158,18 +167,19 @@ class ReconnectingClient(Service, Generic[C]):
             limit.cancel()
 
     def _report(self, line: str, reason: str) -> None:
+        """Logs a warning, or a debug line if the same has been said in this outage."""
         if reason in self._reasons or len(self._reasons) >= _MAX_REASONS:
             _log.debug(line, title=self.title, reason=reason)
         else:
             self._reasons.add(reason)
             _log.warn(line, title=self.title, reason=reason)
 
-    def _delay(self, tries: int) -> float:
-        longest: float = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(tries - 1, 10))
+    def _delay(self, attempts: int) -> float:
+        longest: float = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(attempts - 1, 10))
         return longest * self.random.uniform(0.5, 1.0)
 
 
-async def aborted(connection: KeptConnection) -> None:
-    """Give a half-opened connection up and wait until it is gone."""
+async def abort_and_wait(connection: KeptConnection) -> None:
+    """Aborts a connection that is not ready for use yet, and waits until it is gone."""
     connection.abort()
     await connection.lost.wait()

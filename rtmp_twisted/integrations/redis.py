@@ -1,8 +1,8 @@
-"""Commands from Redis Pub/Sub: a service that subscribes to one channel and ends publishes when told to.
+"""Commands from Redis Pub/Sub: a service that subscribes to one channel, and ends publishes when it is told to.
 
-`parse_command` is pure. `RedisCommands` is made by tap.py, only when REDIS_USE is on: importing this file imports
-txredisapi. That library speaks the protocol; connecting, TLS, AUTH and coming back are done here (link.py), because
-its own give up after a refused password and put the server's answer to it into the log.
+`parse_command` is pure. tap.py makes a `RedisCommands` only when REDIS_USE is on: importing this module imports
+txredisapi. That library parses the protocol. Connecting, TLS, AUTH and reconnecting are done here and in
+reconnecting.py, because the library gives up after a refused password, and logs the server's answer to it.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtmp_twisted.integrations.errors import PeerError, describe
-from rtmp_twisted.integrations.reconnecting import OPENING_TIMEOUT, OneShotEvent, ReconnectingClient, aborted
+from rtmp_twisted.integrations.reconnecting import OPENING_TIMEOUT, OneShotEvent, ReconnectingClient, abort_and_wait
 from rtmp_twisted.live.commands import ICommandTarget
 
-#: Longest message, in bytes, that is looked at; a longer one is ignored.
 MAX_COMMAND = 8192
+"""Longest message, in bytes, that is parsed. A longer one is ignored."""
 
-#: Bytes that may arrive without completing a reply before the connection is dropped.
 MAX_UNFINISHED = 1024 * 1024
+"""Bytes that may arrive without completing a reply before the connection is closed."""
 
-#: Seconds between two PINGs, and the silence after which the connection counts as dead: Redis answers each PING,
-#: also to a subscriber, so that a half-open connection is noticed.
 PING_INTERVAL = 20.0
-MAX_SILENCE = 50.0
+"""Seconds between two PINGs. Redis answers each, also to a subscriber, so a half-open connection is noticed."""
 
-#: The server's error codes that may be shown. The rest of an error can repeat what was sent, a password included.
+MAX_SILENCE = 50.0
+"""Seconds without any reply after which the connection counts as dead. Checked at each PING."""
+
 _ERROR_CODES = frozenset({"WRONGPASS", "NOAUTH", "NOPERM", "LOADING", "MASTERDOWN", "DENIED"})
+"""Codes of Redis errors that may be logged. The rest of an error can repeat what was sent, even a password."""
 
 _log = Logger()
 
 
 @frozen
 class Kill:
-    """End what is publishing on ``channel``; where ``stream_id`` is given, only if that is its stream id."""
+    """Ends whatever is publishing on ``channel``; if ``stream_id`` is given, only a publish with that stream id."""
 
     channel: str
     stream_id: str | None = None
 
 
 def parse_command(text: str) -> Kill | None:
-    """Read one message, ``COMMAND>ARG_1|ARG_2|...``; None if it is not a command that this server knows.
+    """Parses one message, ``COMMAND>ARG_1|ARG_2|...``. Returns None if it is no command that this server knows.
 
-    The command's case does not matter, nor do blanks around it, further arguments, or a line feed at the end.
+    The command may be in any case, and have blanks around it. Further arguments and a line feed at the end are ignored.
     """
     command, separator, rest = text.rstrip("\r\n").partition(">")
     arguments = rest.split("|")
@@ -69,7 +70,7 @@ def parse_command(text: str) -> Kill | None:
 
 
 def apply_message(message: object, target: ICommandTarget) -> None:
-    """Do what a message from the Pub/Sub channel says; anything that is not a command is ignored."""
+    """Executes one message from the Pub/Sub channel. Ignores anything that is not a command. Never raises."""
     if not isinstance(message, bytes) or len(message) > MAX_COMMAND:
         _log.debug("a message on the Redis channel was ignored: too long")
         return
@@ -78,38 +79,38 @@ def apply_message(message: object, target: ICommandTarget) -> None:
     except UnicodeDecodeError:
         command = None
     if command is None:
-        # Not shown: a mistyped command holds a stream id, which may be a key.
+        # The text is not logged: a mistyped command holds a stream id, which may be a key.
         _log.debug("a message on the Redis channel was ignored: {size} bytes, not a command", size=len(message))
         return
     ended = target.kill(command.channel, command.stream_id, "command from Redis")
     _log.info(
-        "Redis: {what} on channel {channel}: {result}",
-        what="kill-session" if command.stream_id is None else "close-stream",
-        channel=command.channel,
+        "Redis: {command} for channel {channel!r}: {result}",
+        command="kill-session" if command.stream_id is None else "close-stream",
+        channel=command.channel[:200],
         result="ended" if ended else "nothing to end",
     )
 
 
 class _Subscriber(txredisapi.SubscriberProtocol):  # type: ignore[misc]
-    """One connection to Redis. Whatever arrives, it raises nothing; what cannot be understood ends it."""
+    """One connection to Redis. Malformed input never raises; it closes the connection."""
 
     def __init__(self, target: ICommandTarget, clock: IReactorTime) -> None:
         super().__init__(charset=None, convertNumbers=False)
         self.lost = OneShotEvent()
         self._target = target
         self._clock = clock
-        self._heard = clock.seconds()
+        self._heard_at = clock.seconds()
         self._unfinished = 0
-        self._watch = LoopingCall(self._check)
-        self._watch.clock = clock
+        self._pings = LoopingCall(self._ping)
+        self._pings.clock = clock
         self._problem: str | None = None
 
     async def prepare(self, username: str, password: str, channel: str) -> None:
-        """Log in, where there is something to log in with, and subscribe. Raises `PeerError` when refused."""
+        """Logs in, if there is a user name or a password, and subscribes. Raises `PeerError` if refused."""
         if username or password:
             await self._ask("AUTH", self.auth(password, username))
         await self._ask("SUBSCRIBE", self.subscribe(channel))
-        self._watch.start(PING_INTERVAL, now=False)
+        self._pings.start(PING_INTERVAL, now=False)
 
     async def _ask(self, command: str, reply: Deferred[object]) -> None:
         try:
@@ -126,34 +127,34 @@ class _Subscriber(txredisapi.SubscriberProtocol):  # type: ignore[misc]
     def abort(self) -> None:
         self.transport.abortConnection()
 
-    def _check(self) -> None:
-        if self._clock.seconds() - self._heard >= MAX_SILENCE:
-            self._give_up("the server has fallen silent")
+    def _ping(self) -> None:
+        if self._clock.seconds() - self._heard_at >= MAX_SILENCE:
+            self._fail("no answer to PING")
         else:
             self.ping().addErrback(lambda _: None)
 
-    def _give_up(self, problem: str) -> None:
+    def _fail(self, problem: str) -> None:
         self._problem = self._problem or problem
         self.abort()
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-        # The library calls this again with what it had put aside.
+        # With `unpause`, the library passes data that has been counted already.
         self._unfinished += 0 if unpause else len(data)
         if self._unfinished > MAX_UNFINISHED:
-            self._give_up("an endless reply")
+            self._fail("an endless reply")
             return
         try:
             super().dataReceived(data, unpause)
         except Exception as error:
-            self._give_up(f"not the Redis protocol ({describe(error)})")
+            self._fail(f"not the Redis protocol ({describe(error)})")
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self._give_up("an endless line")
+        self._fail("an endless line")
 
     def replyReceived(self, reply: object) -> None:
-        self._heard = self._clock.seconds()
+        self._heard_at = self._clock.seconds()
         self._unfinished = 0
-        # Without a command that waits for it, only a message means anything; the library would store the rest.
+        # If no command waits for a reply, only a message means anything. The library would store anything else.
         if self.replyQueue.waiting or (isinstance(reply, list) and len(reply) == 3):
             super().replyReceived(reply)
 
@@ -161,8 +162,8 @@ class _Subscriber(txredisapi.SubscriberProtocol):  # type: ignore[misc]
         apply_message(message, self._target)
 
     def connectionLost(self, reason: Failure) -> None:
-        if self._watch.running:
-            self._watch.stop()
+        if self._pings.running:
+            self._pings.stop()
         self.lost.happen(self._problem or describe(reason))
         super().connectionLost(reason)
 
@@ -181,12 +182,12 @@ class _SubscriberFactory(Factory):
 
 
 class RedisCommands(ReconnectingClient[_Subscriber]):
-    """Subscribes to ``channel`` and applies what arrives to ``target``, for as long as the service runs.
+    """Subscribes to ``channel`` and executes its commands on ``target``, for as long as the service runs.
 
-    With ``tls`` the server's certificate must be for ``host`` and be signed by one of the system's roots, or by one
-    in the PEM file ``tls_ca`` where that is given. ``connected`` tells whether commands are heard right now.
+    With ``tls``, the server's certificate must be for ``host`` and be signed by one of the system's root certificates,
+    or by one in the PEM file ``tls_ca`` if that is given. ``connected`` is whether commands are received now.
 
-    ``clock`` is the reactor unless a test says otherwise. Raises ValueError when ``tls_ca`` cannot be used.
+    In tests, ``clock`` replaces the reactor's time. Raises ValueError if ``tls_ca`` cannot be used.
     """
 
     def __init__(
@@ -220,13 +221,13 @@ class RedisCommands(ReconnectingClient[_Subscriber]):
         try:
             await subscriber.prepare(self._username, self._password, self._channel)
         except BaseException:
-            await aborted(subscriber)
+            await abort_and_wait(subscriber)
             raise
         return subscriber
 
 
 def read_trust_root(path: str) -> Any:
-    """The certificates in the PEM file ``path``, as roots to trust; raises ValueError with one clear line."""
+    """Returns the certificates in the PEM file ``path`` as a trust root. Raises ValueError, with one line for users."""
     marker = "-----END CERTIFICATE-----"
     try:
         pems = [part + marker for part in Path(path).read_text().split(marker)[:-1]]

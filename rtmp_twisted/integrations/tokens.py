@@ -1,7 +1,4 @@
-"""The signed tokens that callback and coordinator expect: JWT, compact form, HS256.
-
-Pure but for PyJWT. Called by callback.py and control.py.
-"""
+"""Signed tokens for the callback and the coordinator: JSON Web Tokens, compact form, HS256. Pure but for PyJWT."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from jwt.algorithms import HMACAlgorithm
 
 
 class _AnySecret(HMACAlgorithm):
-    """HMAC with whatever secret the user has chosen.
+    """HMAC with any secret that the user has chosen.
 
-    PyJWT refuses an empty secret and warns of a short one, on each token. The parties that read these tokens take
-    both, and the start has warned of an empty one already.
+    PyJWT refuses an empty secret and warns about a short one, for each token. The parties that read these tokens
+    accept both, and the server has warned about an empty one at its start.
     """
 
     def prepare_key(self, key: str | bytes) -> bytes:
@@ -32,6 +29,9 @@ _signer.register_algorithm("HS256", _AnySecret(HMACAlgorithm.SHA256))
 
 
 def signed_token(claims: Mapping[str, str | int], secret: str) -> str:
-    """A JWT of ``claims``, signed with ``secret`` (any text, also an empty one); RFC 7519, RFC 7515 section 7.1."""
+    """Returns a JWT of ``claims``, signed with ``secret``, which may be any text, even empty.
+
+    RFC 7519; RFC 7515, section 7.1.
+    """
     payload = json.dumps(claims, separators=(",", ":")).encode()
     return _signer.encode(payload, secret, algorithm="HS256")

@@ -1,16 +1,16 @@
-"""What callback and coordinator may be told and may answer: addresses and stream ids. Pure; used in integrations/."""
+"""The form of addresses and stream ids that are exchanged with the callback and the coordinator. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 import unicodedata
 
-#: Longest stream id, in characters, that another party may give to a publish.
 MAX_STREAM_ID = 1024
+"""Longest stream id, in characters, that another party may give to a publish."""
 
 
 def plain_address(address: str) -> str:
-    """``address`` as text, an IPv4-mapped IPv6 address written as IPv4; anything else unchanged."""
+    """Returns ``address`` as text, an IPv4-mapped IPv6 address as IPv4. Anything that is no address is unchanged."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -24,9 +24,12 @@ def has_control_characters(text: str) -> bool:
 
 
 def stream_id_problem(stream_id: str) -> str | None:
-    """Why ``stream_id`` cannot be used, or None: at most 1,024 characters, none of them a control character."""
+    """Returns why ``stream_id`` cannot be used, or None if it can.
+
+    A stream id has at most `MAX_STREAM_ID` characters, and none of them is a control character.
+    """
     if len(stream_id) > MAX_STREAM_ID:
-        return f"a stream id of {len(stream_id)} characters (at most {MAX_STREAM_ID} are taken)"
+        return f"a stream id of {len(stream_id)} characters (the limit is {MAX_STREAM_ID})"
     if has_control_characters(stream_id):
         return "a stream id with control characters"
     return None

@@ -25,6 +25,7 @@ from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.player import Player
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
@@ -76,6 +77,7 @@ class Broker(Service):
         options: ChannelOptions | None = None,
         takeover_seconds: float = 3.0,
         directory: IDirectory | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.clock = clock
         self.scheduler = scheduler
@@ -83,6 +85,7 @@ class Broker(Service):
         self._options = options or ChannelOptions()
         self._takeover_seconds = takeover_seconds
         self._directory: IDirectory = directory or LocalDirectory()
+        self.memory = Memory(NO_LIMIT, scheduler.turns) if memory is None else memory
         self._entries: dict[str, _Entry] = {}
         self._ending: dict[str, Deferred[None]] = {}
         self._past = Traffic()  # of publishes that have ended and channels that are gone
@@ -362,6 +365,11 @@ class Broker(Service):
                 total += _received(entry.on_air)
         return total
 
+    def settle(self) -> None:
+        """Counts the memory of each channel anew. Called every second."""
+        for entry in self._entries.values():
+            entry.channel.account.settle()
+
     @property
     def merge_interval(self) -> float:
         """Seconds that media is held back now, on channels that many watch."""
@@ -372,7 +380,7 @@ class Broker(Service):
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)
         if entry is None:
-            entry = _Entry(Channel(name, self._options, self.scheduler, self.clock))
+            entry = _Entry(Channel(name, self._options, self.scheduler, self.memory, self.clock))
             self._entries[name] = entry
         return entry
 

@@ -7,15 +7,14 @@ pictures on, and is gone with its last one. The readers are an `Audience` like t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
 from rtmp_twisted.live.log import HEADER, Block, Format, MediaLog
 from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.messages import Message
 
-TURN_BYTES: Final = 4 * 1024 * 1024
+TURN_BYTES = 4 * 1024 * 1024
 """Bytes of the channel's log that are taken over in one turn of the reactor, in whole blocks."""
 
 
@@ -30,8 +29,9 @@ class Rendition:
         cache_bytes: int,
         scheduler: FlushScheduler,
         merge_messages: int,
+        added: Callable[[int], None],
     ) -> None:
-        self.log = MediaLog(format, source.log.program, cache_bytes, whole=False)
+        self.log = MediaLog(format, source.log.program, cache_bytes, False, added, scheduler.turns)
         self.audience = Audience(self.log, scheduler, merge_messages)
         self._source = source
         self._turns = scheduler.turns
@@ -45,7 +45,7 @@ class Rendition:
 
     def follow(self) -> None:
         """Takes over what is new in the channel's log; in the next turns as well, if it is much."""
-        if not self._unfinished and self._take():
+        if not self._unfinished and self._take(TURN_BYTES):
             self._unfinished = True
             self._turns.add(self._next_turn)
 
@@ -61,19 +61,19 @@ class Rendition:
         self.audience.close()
 
     def _next_turn(self) -> bool:
-        self._unfinished = self._take()
+        self._unfinished = self._take(TURN_BYTES)
         return self._unfinished
 
-    def _take(self, most: int = TURN_BYTES) -> bool:
+    def _take(self, most: int) -> bool:
         """Takes over about ``most`` bytes; returns whether there are more."""
         head = self._source.log.head
         end = self._block.position + most
-        while self._block is not head and self._block.position < end:
+        while self._block.position < min(head.position, end):
             self._append(self._block)
             assert self._block.following is not None
             self._block = self._block.following
         self.audience.flush()
-        return self._block is not head
+        return self._block.position < head.position
 
     def _append(self, block: Block) -> None:
         if block.headers is not None:

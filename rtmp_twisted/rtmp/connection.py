@@ -11,7 +11,7 @@ import contextlib
 import enum
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime, ISSLTransport
@@ -35,6 +35,9 @@ MAX_MESSAGE: Final = 64 * 1024
 
 MESSAGES_PER_TURN: Final = 64
 """Messages of one connection that are handled in one turn of the reactor; the others wait for the next turns."""
+
+COMMAND_COST: Final = 16
+"""What a command, or another message for the handler, counts of those: reading and answering it takes longer."""
 
 HANDSHAKE_SECONDS: Final = 10
 """From the connection to the end of the handshake."""
@@ -107,6 +110,10 @@ class MediaSink(Protocol):
     @property
     def full(self) -> bool:
         """Whether the other side has to wait with what it sends."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds because it cannot be handed on yet."""
 
     def write(self, message: Message) -> None:
         """Takes one message of a type in ``messages.MEDIA``."""
@@ -292,6 +299,7 @@ class Connection:
                     left = self._handle_parts(messages.split_aggregate(message), left)
                 else:
                     self.handler.receive(message)
+                    left -= COMMAND_COST - 1
                 if self._closing:
                     return False
             left -= 1
@@ -339,7 +347,9 @@ class Connection:
             self._window = messages.four_bytes(message) or WINDOW
         elif message.type_id == messages.USER_CONTROL:
             event, data = messages.parse_user_control(message)
-            if event == messages.PING_REQUEST and len(data) >= 4:
+            if event != messages.PING_REQUEST:
+                self.handler.receive(message)
+            elif len(data) >= 4:
                 self.send(messages.user_control(messages.PING_RESPONSE, int.from_bytes(data[:4], "big")))
 
     def _traced_feed(self, data: bytes) -> Iterator[Message | None]:
@@ -439,6 +449,11 @@ class Connection:
 
     # What the factory calls
 
+    def held(self) -> int:
+        """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
+        sink = self.sink
+        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
+
     def check(self, now: float) -> None:
         """Whether the other side keeps to its times; called every second."""
         if self._closing:
@@ -528,7 +543,7 @@ class Connection:
         """The connection is gone: keeps nothing, and refers to nothing that refers to it."""
         self._drop_input()
         self.writer.clear()
-        del self.transport, self.handler
+        self.transport = self.handler = cast(Any, None)
 
 
 _CONNECTED: Final = frozenset((ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.PLAYING))

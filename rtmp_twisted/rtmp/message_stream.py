@@ -79,7 +79,8 @@ class MessageStream:
         if key is None:
             return
         connection = session.connection
-        connection.accept_messages(MAX_MESSAGE_WHILE_ASKING)
+        share = session.options.broker.memory.channel_share
+        connection.accept_messages(min(MAX_MESSAGE_WHILE_ASKING, share))
         publication = session.options.broker.publish(session.channel, key[0], connection.peer, self)
         self.publication = session.publication = connection.sink = publication
         session.changed()
@@ -102,7 +103,8 @@ class MessageStream:
 
     def publish_started(self, publication: Publication) -> None:
         connection = self.session.connection
-        connection.accept_messages(MAX_MESSAGE_LENGTH)
+        share = self.session.options.broker.memory.channel_share
+        connection.accept_messages(min(MAX_MESSAGE_LENGTH, share))
         self._status("status", "NetStream.Publish.Start", f"{publication.name} is now published.")
         self.session.log.info('publishing channel "{channel}"', channel=publication.name)
         publication.write_held()

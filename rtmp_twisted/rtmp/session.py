@@ -70,7 +70,7 @@ class ServerSession:
     def receive(self, message: Message) -> None:
         if message.type_id in _COMMANDS:
             self._receive_command(message)
-        elif message.type_id not in messages.MEDIA:  # media that belongs to no publish is dropped
+        elif message.type_id not in _IGNORED:
             self.log.debug("a message of type {type_id} is ignored", type_id=message.type_id)
 
     def drained(self) -> None:
@@ -248,6 +248,8 @@ def status_info(level: str, code: str, description: str) -> dict[str, amf0.Value
     return {"level": level, "code": code, "description": description}
 
 
+_IGNORED: Final = messages.MEDIA | {messages.USER_CONTROL}
+"""Media that belongs to no publish, and what clients tell of their buffers."""
 _COMMANDS: Final = frozenset((messages.COMMAND_AMF0, messages.COMMAND_AMF3))
 _ANSWERS: Final = frozenset(("_result", "_error", "onStatus"))
 _HANDLERS: dict[str, Callable[[ServerSession, Command, Message], None]] = {

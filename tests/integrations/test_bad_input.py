@@ -1,4 +1,4 @@
-"""Bad input from whoever decides, and bad settings, as the server in its own process takes them."""
+"""Bad answers of the callback and the coordinator, and bad settings, in a server process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnswerCase(TestCase):
     server: Server
 
     async def publish(self, channel: str, expected: str) -> None:
-        """Publishes, is told what is expected, and leaves, or is disconnected."""
+        """Publishes and gets the status ``expected``. Then the publisher leaves, or is disconnected."""
         publisher = await client(self.server.port)
         await publisher.open(channel)
         publisher.call("publish", None, "key", "live", stream_id=1)
@@ -36,7 +36,7 @@ class AnswerCase(TestCase):
         await within(publisher.lost)
 
     async def check(self, answer_with: Callable[[str | None], None], ends: Callable[[], list[str]]) -> None:
-        """No id is an empty one; one that cannot be used refuses the publish, and its end is told. The server lives."""
+        """A missing id is an empty one. An unusable one refuses the publish, and its end is told. The server lives."""
         for number, stream_id in enumerate([None, *UNUSABLE, "good"]):
             answer_with(stream_id)
             await self.publish(f"channel{number}", REFUSED if stream_id in UNUSABLE else STARTED)
@@ -45,7 +45,7 @@ class AnswerCase(TestCase):
         log = "\n".join(self.server.lines)
         self.assertNotIn("Traceback", log)
         self.assertNotIn(" error ", log)
-        self.assertIn("a stream id of 10000 characters (at most 1024 are taken)", log)
+        self.assertIn("a stream id of 10000 characters (the limit is 1024)", log)
         self.assertIn("a stream id with control characters", log)
         self.assertNotIn("xxx", log)
         self.assertNotIn("\x01", log)
@@ -72,7 +72,7 @@ class CallbackTests(AnswerCase):
         )
 
     async def test_empty_secret(self) -> None:
-        """It is said, and it works: the application, which has an empty one as well, takes the tokens."""
+        """The server warns, and works with an application whose secret is empty too."""
         app = await self.start("")
         await self.server.until(" warn(ing)? JWT_SECRET is empty: anybody can forge callbacks")
         await self.publish("tv", STARTED)
@@ -105,7 +105,7 @@ class CoordinatorTests(AnswerCase):
         await self.check(answer_with, lambda: [end["stream-id"] for end in coordinator.heard("PUBLISH-END")])
 
     async def test_path_in_the_base_url(self) -> None:
-        """It is replaced, as by a link on a page."""
+        """It is replaced, as a link on a page replaces it."""
         coordinator = await self.start("/some/path/", external_port="1936")
         [(path, headers)] = coordinator.requests
         self.assertEqual((path, headers["x-custom-port"]), ("/ws/control/rtmp", "1936"))
@@ -116,7 +116,7 @@ class SettingsTests(TestCase):
     timeout = 60
 
     async def test_one_line_each(self) -> None:
-        """And the exit status is 1."""
+        """The exit status is 1, too."""
         control = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1:1/"}
         for settings, beginning in (
             (

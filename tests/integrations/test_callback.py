@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
@@ -39,8 +40,21 @@ class CallbackCase(TestCase):
             reactor, url=url or self.app.url, secret=secret, rtmp_host="live.example", rtmp_port=1936, **options
         )
         authority.startService()
-        self.addCleanup(authority.stopService)
+
+        async def stop() -> None:
+            stopped = authority.stopService()
+            if "clock" in options:
+                await until(lambda: options["clock"].advance(0) or stopped.called, "the end of the service")
+            await stopped
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(stop()))
         return authority
+
+    def listen(self, factory: Factory) -> str:
+        """Returns the URL of another application."""
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return f"http://127.0.0.1:{port.getHost().port}/"
 
     async def refusal(self, authority: CallbackAuthority) -> str:
         error: Any = await self.assertFailure(within(authority.start("tv", "key", "192.0.2.1")), Refused)
@@ -98,12 +112,13 @@ class AcceptTests(CallbackCase):
             self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), expected)
 
     async def test_one_connection_for_all(self) -> None:
-        authority = self.authority()
+        clock = Clock()
+        authority = self.authority(clock=clock)
         for _ in range(5):
             stream_id = await within(authority.start("tv", "key", "192.0.2.1"))
+            await until(lambda: not clock.getDelayedCalls(), "the end of the body")
             await within(authority.end("tv", "key", stream_id, "192.0.2.1"))
-            # The body's end gives the connection back, a moment after the answer.
-            await until(lambda: not authority._bodies)
+            await until(lambda: not clock.getDelayedCalls(), "the end of the body")
         self.assertEqual(len(self.app.events), 10)
         self.assertEqual(self.app.connections, 1)
 
@@ -122,13 +137,14 @@ class AcceptTests(CallbackCase):
             request.setHeader(b"stream-id", b"id")
             return b"x" * 1_000_000
 
-        authority = self.authority()
+        clock = Clock()
+        authority = self.authority(clock=clock)
         self.app.answer = answer
         self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "id")
-        await until(lambda: not authority._bodies, "the end of the body")
+        await until(lambda: not clock.getDelayedCalls(), "the end of the body")
 
     async def test_endless_body(self) -> None:
-        """The answer counts when its head is there; the body has a bound of its own, and is dropped."""
+        """The head of the answer counts. The body has a time limit of its own, and is dropped."""
         gone: list[bool] = []
 
         def answer(request: Request, event: Event) -> int:
@@ -158,6 +174,26 @@ class RefuseTests(CallbackCase):
             self.app.events.clear()
             await self.app.stop()
 
+    async def test_where_a_redirect_points(self) -> None:
+        """The log tells it, without the parts that may be secret, and in bounded length."""
+        authority = self.authority()
+        for location, expected in [
+            ("https://user:hunter2@other.example:444/a/b?key=hunter2#hunter2", "https://other.example:444/a/b"),
+            ("/login?key=hunter2", f"http://127.0.0.1:{self.app.port}/login"),
+            ("//other.example", "http://other.example"),
+            ("http://[::1", "an invalid URL"),
+            ("\xff", "an invalid URL"),
+            ("/" + "x" * 5000, f"http://127.0.0.1:{self.app.port}/xxx"),
+        ]:
+            self.app.answer = status(302, Location=location)
+            refusal = await self.refusal(authority)
+            self.assertIn(f"status 302, a redirect to {expected}", refusal)
+            self.assertTrue(refusal.endswith(", which is not followed"), refusal)
+            self.assertNotIn("hunter2", refusal)
+            self.assertLess(len(refusal), 400)
+        self.app.answer = status(404, Location="/")
+        self.assertTrue((await self.refusal(authority)).endswith("status 404"))
+
     async def test_wrong_secret(self) -> None:
         self.assertIn("401", await self.refusal(self.authority(secret="another")))
 
@@ -171,39 +207,30 @@ class RefuseTests(CallbackCase):
         self.assertIn("no answer in time", await self.refusal(self.authority(timeout=0.3)))
 
     async def test_accepts_and_says_nothing(self) -> None:
-        """Not even TCP data: the time-out counts from the beginning."""
-        port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        url = f"http://127.0.0.1:{port.getHost().port}/"
+        """The time limit counts from the connection on."""
+        url = self.listen(Factory.forProtocol(Protocol))
         self.assertIn("no answer in time", await self.refusal(self.authority(url, timeout=0.3)))
 
     async def test_closes_in_mid_answer(self) -> None:
         for part in [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nstream-id: i", b"not HTTP at all\r\n\r\n"]:
-            port = reactor.listenTCP(0, _SaysAndCloses(part), interface="127.0.0.1")
-            self.addCleanup(port.stopListening)
-            url = f"http://127.0.0.1:{port.getHost().port}/"
+            url = self.listen(_SaysAndCloses(part))
             self.assertIn("could not be asked", await self.refusal(self.authority(url)))
 
     async def test_endless_head(self) -> None:
-        """Refused when it is too long, not when the time is over."""
+        """It is refused as soon as it is too long, not only when the time is over."""
         for part in [b"x: y\r\n", b"x" * 10_000 + b": y\r\n"]:
             answer = _SaysAndCloses(b"HTTP/1.1 200 OK\r\n" + part * (200_000 // len(part)))
-            port = reactor.listenTCP(0, answer, interface="127.0.0.1")
-            self.addCleanup(port.stopListening)
-            url = f"http://127.0.0.1:{port.getHost().port}/"
-            self.assertIn("an endless answer", await self.refusal(self.authority(url)))
+            self.assertIn("an endless answer", await self.refusal(self.authority(self.listen(answer))))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_closes_in_mid_body(self) -> None:
-        """It has said yes, and counts on a stop."""
+        """The application has accepted, and expects a stop."""
         answer = b"HTTP/1.1 200 OK\r\nstream-id: id\r\nContent-Length: 100\r\n\r\nx"
-        port = reactor.listenTCP(0, _SaysAndCloses(answer), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        authority = self.authority(f"http://127.0.0.1:{port.getHost().port}/")
+        authority = self.authority(self.listen(_SaysAndCloses(answer)))
         self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "id")
 
     async def test_unusable_stream_ids(self) -> None:
-        """Refused, and as the application has said yes, it gets the stop, with what it gave."""
+        """The publish is refused. The application, which has accepted, gets the stop with the id that it gave."""
         authority = self.authority()
         for stream_id in ["x" * 1025, "x" * 10_000, "a\x01b", "a\tb"]:
             self.app.answer = _first(status(200, Stream_ID=stream_id), status(200))
@@ -268,6 +295,22 @@ class StopTests(CallbackCase):
         self.assertEqual(self.app.names("tv"), ["stop"] * 3)
         self.assertEqual(self.log.lines(LogLevel.error), [])
 
+    async def test_any_success_counts(self) -> None:
+        authority = self.authority()
+        for code in 200, 201, 204, 299:
+            self.app.answer = status(code)
+            await within(authority.end("tv", "key", "id", "192.0.2.1"))
+        self.assertEqual(self.app.names("tv"), ["stop"] * 4)
+        self.assertEqual(self.log.lines(LogLevel.warn), [])
+
+    async def test_failures(self) -> None:
+        """Any other status is a failure, and each failure is a line in the log."""
+        self.app.answer = _first(status(300), status(302, Location="/a"), status(400), status(204))
+        await within(self.authority().end("tv", "key", "id", "192.0.2.1"))
+        problems = ["status 300", f"status 302, a redirect to http://127.0.0.1:{self.app.port}/a, which", "status 400"]
+        for line, problem in zip(self.log.lines(LogLevel.warn), problems, strict=True):
+            self.assertIn(f"a stop for channel tv failed: {problem}", line)
+
     async def test_given_up(self) -> None:
         self.app.answer = status(500)
         await within(self.authority().end("tv", "key", "id", "192.0.2.1"))
@@ -290,7 +333,7 @@ class StopTests(CallbackCase):
         self.assertEqual(self.app.names("tv"), ["start", "stop"])
 
     async def test_shutdown_waits(self) -> None:
-        """For a stop under way, and for one that follows from a start under way."""
+        """It waits for a pending stop, and for one that follows from a pending start."""
         waiting: list[Request] = []
 
         def answer(request: Request, event: Event) -> int:
@@ -328,6 +371,73 @@ class StopTests(CallbackCase):
         self.assertTrue(any("radio" in line for line in self.log.lines(LogLevel.error)))
 
 
+class KeptConnectionTests(CallbackCase):
+    """The application closes a connection that it has kept, while the next request is on its way."""
+
+    async def requests_of_two_events(self, application: _ClosesKept) -> list[int]:
+        """One event is answered, and the next meets ``application.second``. Returns the connection of each request."""
+        self.clock = Clock()
+        authority = self.authority(self.listen(application), clock=self.clock)
+        self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "1")
+        self.second = authority.start("tv", "key", "192.0.2.1")
+        await until(lambda: self.second.called or len(application.requests) == 3, "the second event")
+        return application.requests
+
+    async def test_sent_again(self) -> None:
+        for close in "loseConnection", "abortConnection":
+            application = _ClosesKept(lambda transport, close=close: getattr(transport, close)())  # type: ignore[misc]
+            self.assertEqual(await self.requests_of_two_events(application), [1, 1, 2])
+            self.assertEqual(await within(self.second), "2")
+        self.assertEqual(self.log.lines(LogLevel.warn), [])
+
+    async def test_on_a_new_connection(self) -> None:
+        """Other kept connections may be closing too."""
+        application = _ClosesKept(lambda transport: transport.loseConnection())
+        clock = Clock()
+        authority = self.authority(self.listen(application), clock=clock)
+        await within(gatherResults([authority.start("tv", "key", "192.0.2.1") for _ in range(5)]))
+        self.assertEqual(application.connections, 5)
+        self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "6")
+        self.assertEqual(len(application.requests), 7)
+
+    async def test_a_stop(self) -> None:
+        application = _ClosesKept(lambda transport: transport.loseConnection())
+        authority = self.authority(self.listen(application))
+        for _ in range(3):
+            await within(authority.end("tv", "key", "id", "192.0.2.1"))
+        self.assertEqual(self.log.lines(LogLevel.warn), [])
+
+    async def test_only_once(self) -> None:
+        application = _ClosesKept(lambda transport: transport.loseConnection(), kept=1)
+        self.assertEqual(await self.requests_of_two_events(application), [1, 1, 2])
+        await self.assertFailure(within(self.second), Refused)
+
+    async def test_not_after_a_part_of_the_answer(self) -> None:
+        """The application may have executed the request."""
+
+        def answer(transport: Any) -> None:
+            transport.write(b"H")
+            transport.loseConnection()
+
+        self.assertEqual(await self.requests_of_two_events(_ClosesKept(answer)), [1, 1])
+        await self.assertFailure(within(self.second), Refused)
+
+    async def test_not_after_a_time_out(self) -> None:
+        application = _ClosesKept(lambda transport: None)
+        authority = self.authority(self.listen(application), timeout=0.3)
+        await within(authority.start("tv", "key", "192.0.2.1"))
+        self.assertIn("no answer in time", await self.refusal(authority))
+        self.assertEqual(application.requests, [1, 1])
+
+    async def test_one_time_limit_for_both(self) -> None:
+        application = _ClosesKept(lambda transport: transport.loseConnection(), kept=1, silent=True)
+        self.assertEqual(await self.requests_of_two_events(application), [1, 1, 2])
+        self.clock.advance(callback.TIMEOUT - 0.1)
+        self.assertNoResult(self.second)
+        self.clock.advance(0.1)
+        await self.assertFailure(within(self.second), Refused)
+
+
 class _Unanswered:
     """An HTTP client whose requests are answered by a test."""
 
@@ -342,7 +452,7 @@ class _Unanswered:
 
 
 class TimeTests(SynchronousTestCase):
-    """What takes too long for real sockets, on a clock."""
+    """Times that are too long for real sockets, on a clock."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -369,7 +479,7 @@ class TimeTests(SynchronousTestCase):
         self.failureResultOf(answer, Refused)
 
     def test_stop_is_bounded(self) -> None:
-        """Each attempt, the number of attempts, and the delays; each attempt has a token that is good."""
+        """Each attempt, their number and the delays are bounded. Each attempt has a token that is valid."""
         ended = self.authority.end("tv", "key", "id", "192.0.2.1")
         for delay in STOP_RETRY_DELAYS:
             self.clock.advance(15)
@@ -392,13 +502,47 @@ class TimeTests(SynchronousTestCase):
 
 
 def _first(*answers: Answer) -> Answer:
-    """The answers one after another, the last one for ever."""
+    """Gives the answers one after another, and the last one from then on."""
     rest = list(answers)
 
     def answer(request: Request, event: Event) -> Any:
         return (rest.pop(0) if len(rest) > 1 else rest[0])(request, event)
 
     return answer
+
+
+class _ClosesKept(Factory):
+    """Answers the first request on each of its first ``kept`` connections with the connection's number as the id, and
+    keeps the connection. At a second request on it, calls ``second`` with its transport. Closes further connections
+    at their first request, or never answers them if it is ``silent``."""
+
+    noisy = False
+
+    def __init__(self, second: Callable[[Any], None], kept: int = 100, silent: bool = False) -> None:
+        self.second = second
+        self.kept = kept
+        self.silent = silent
+        self.connections = 0
+        self.requests: list[int] = []
+        """The number of each request's connection."""
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        self.connections += 1
+        factory, number = self, self.connections
+
+        class Kept(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                transport: Any = self.transport
+                again = number in factory.requests
+                factory.requests.append(number)
+                if again:
+                    factory.second(transport)
+                elif number <= factory.kept:
+                    transport.write(b"HTTP/1.1 200 OK\r\nstream-id: %d\r\nContent-Length: 0\r\n\r\n" % number)
+                elif not factory.silent:
+                    transport.loseConnection()
+
+        return Kept()
 
 
 class _SaysAndCloses(Factory):

@@ -1,4 +1,4 @@
-"""The coordinator's connection, against a real WebSocket server that plays the other side."""
+"""The connection to the coordinator, against a real WebSocket server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rtmp_twisted.integrations import reconnecting as link
+from rtmp_twisted.integrations import reconnecting
 from rtmp_twisted.integrations.coordinator import CoordinatorAuthority, control_url
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from tests.support import coordinator as play
@@ -63,11 +63,11 @@ class URLTests(SynchronousTestCase):
 
 
 class ControlCase(TestCase):
-    """A coordinator; `connect` gives a running authority that has found it."""
+    """A coordinator. `connect` returns a running authority that is connected to it."""
 
     def setUp(self) -> None:
         self.log = Log(self)
-        self.patch(link, "MAX_DELAY", 0.05)
+        self.patch(reconnecting, "MAX_DELAY", 0.05)
         self.coordinator = Coordinator(SECRET)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.coordinator.stop()))
         self.target = RecordingTarget()
@@ -142,7 +142,7 @@ class OpeningTests(ControlCase):
         self.assertEqual(self.coordinator.requests[0][0], "/ws/control/rtmp")
 
     async def test_token_refused(self) -> None:
-        """403: said once, tried for ever, and each publish is refused."""
+        """The log tells it once, the server goes on trying, and each publish is refused."""
         self.coordinator.refuse = 403
         authority = self.authority()
         await until(lambda: len(self.coordinator.requests) >= 4, "four attempts")
@@ -169,8 +169,8 @@ class OpeningTests(ControlCase):
         self.check_nothing_leaked()
 
     async def test_silent_coordinator(self) -> None:
-        """Accepts TCP, and says nothing: nobody waits for it longer than the opening's time-out."""
-        self.patch(link, "OPENING_TIMEOUT", 0.2)
+        """It accepts TCP and sends nothing. The server gives up after the time limit for opening."""
+        self.patch(reconnecting, "OPENING_TIMEOUT", 0.2)
         authority = self.authority(base_url=self._plays(None))
         await self.assertFailure(authority.start("tv", "key", "192.0.2.1"), Refused)
         await until(partial(self.said, "no answer in time", 3), "three attempts")
@@ -228,7 +228,7 @@ class TLSTests(ControlCase):
         self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "id-of-tv")
 
     async def test_bad_certificates(self) -> None:
-        """The token is not sent to a server that is not the right one."""
+        """The token is not sent to a server with a bad certificate."""
         trusted, other = Authority(self.mktemp(), "trusted"), Authority(self.mktemp(), "other")
         for issued, root in [
             (other.issue("127.0.0.1"), trusted.trust_root),
@@ -279,7 +279,7 @@ class PublishTests(ControlCase):
             self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "a:b", form)
 
     async def test_many_at_once(self) -> None:
-        """Answers come in another order than the requests, and each finds its own."""
+        """Answers that arrive in another order than the requests still reach the right ones."""
         waiting: list[dict[str, str]] = []
 
         def answer(visit: Visit, kind: str, parameters: dict[str, str]) -> None:
@@ -315,7 +315,7 @@ class PublishTests(ControlCase):
         self.assertIn("no place: go away", line)
 
     async def test_dies_with_ten_on_air(self) -> None:
-        """Each is ended, what waits is refused, nothing is asked meanwhile, and the next connection is a new world."""
+        """Each publish ends; pending and new requests are refused. The next connection starts from nothing."""
         authority = await self.connect()
         ids = [await within(authority.start(f"channel{number}", "key", "192.0.2.1")) for number in range(10)]
         self.coordinator.on_message = play.silent
@@ -349,7 +349,7 @@ class PublishTests(ControlCase):
         self.check_nothing_leaked()
 
     async def test_bad_messages(self) -> None:
-        """What is too large or not text ends the connection, and with it all publishes; then there is a new one."""
+        """A message that is too large or not text ends the connection and all publishes. Then the server reconnects."""
         authority = await self.connect()
         actions: list[Any] = [
             lambda visit: visit.sendMessage(b"\x00\x01", isBinary=True),
@@ -376,7 +376,7 @@ class PublishTests(ControlCase):
         self.check_nothing_leaked()
 
     async def test_junk_messages(self) -> None:
-        """Text that means nothing is ignored."""
+        """Meaningless text is ignored."""
         authority = await self.connect()
         for text in ["", "\n\n\n", ":", "WHAT\na: b", "PUBLISH-ACCEPT\n", "STREAM-\x00KILL", "A" + "\nb: c" * 9999]:
             self.coordinator.visit.say(text)
@@ -386,7 +386,7 @@ class PublishTests(ControlCase):
         self.assertEqual(self.target.kill_alls, [])
 
     async def test_shutdown(self) -> None:
-        """The ends of the last publishes arrive, then a closing in good order."""
+        """The ends of the last publishes arrive, then an orderly close."""
         authority = await self.connect()
         stream_id = await within(authority.start("tv", "key", "192.0.2.1"))
         await within(authority.end("tv", "key", stream_id, "192.0.2.1"))
@@ -397,7 +397,7 @@ class PublishTests(ControlCase):
         await self.assertFailure(authority.start("tv", "key", "192.0.2.1"), Refused)
 
     async def test_shutdown_waits_for_answers(self) -> None:
-        """What is accepted when its publisher has gone already is ended before the connection is closed."""
+        """A publish that is accepted after its publisher has left gets its end before the connection is closed."""
         held: list[tuple[Visit, str, dict[str, str]]] = []
         self.coordinator.on_message = lambda *message: held.append(message)
         authority = await self.connect()
@@ -433,7 +433,7 @@ class PublishTests(ControlCase):
         self.assertNotIn("the-stream-key", self.log.everything())
 
     async def _settle(self, authority: CoordinatorAuthority) -> None:
-        """Waits until all that was said so far has been heard: one more request is asked and answered."""
+        """Waits until all that was sent so far has arrived: makes one more request, which is answered."""
         on_message, self.coordinator.on_message = self.coordinator.on_message, play.deny
         await self.assertFailure(within(authority.start("last", "key", "192.0.2.1")), Refused)
         self.coordinator.on_message = on_message
@@ -467,13 +467,13 @@ class TimeTests(ControlCase):
         self.assertEqual(len(self.coordinator.requests), 1)
 
     async def test_silence(self) -> None:
-        """A connection on which nothing comes is dropped, and made again."""
+        """A connection on which nothing is received is dropped, and made again."""
         authority = await self.connect()
         self.clock.advance(59)
         self.assertTrue(authority.connected)
         self.clock.advance(1)
         await until(lambda: self.target.kill_alls and not authority.connected, "the drop")
-        self.assertIn("nothing heard for 60 s", self.log.lines(LogLevel.warn)[0])
+        self.assertIn("nothing received for 60 s", self.log.lines(LogLevel.warn)[0])
         self.clock.advance(10)
         await until(lambda: authority.connected, "the next connection")
 
@@ -503,7 +503,7 @@ class TimeTests(ControlCase):
         visit.transport.pauseProducing()
         stopped = authority.stopService()
         self.assertNoResult(stopped)
-        self.clock.advance(link.CLOSING_TIMEOUT)
+        self.clock.advance(reconnecting.CLOSING_TIMEOUT)
         await within(stopped)
         visit.transport.resumeProducing()
         await until(lambda: not self.coordinator.visits)
@@ -511,7 +511,7 @@ class TimeTests(ControlCase):
 
 
 class _Plays(Factory):
-    """A TCP server that answers the first data with a text, or never."""
+    """A TCP server that answers all data with a text, or never."""
 
     noisy = False
 

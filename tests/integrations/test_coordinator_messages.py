@@ -55,13 +55,16 @@ class ParseTests(SynchronousTestCase):
             with self.assertRaises(MalformedMessage):
                 parse(text)
 
+    def test_longest(self) -> None:
+        self.assertEqual(parse("X" * MAX_MESSAGE).type, "X" * MAX_MESSAGE)
+
     def test_most_parameters(self) -> None:
         text = "A" + "".join(f"\nn{number}: v" for number in range(MAX_PARAMETERS))
         self.assertEqual(len(parse(text).parameters), MAX_PARAMETERS)
 
     @given(st.text(alphabet=st.sampled_from("AB:\r\n \t\x00ü"), max_size=60) | st.text())
     def test_any_text(self, text: str) -> None:
-        """Is read or refused, and nothing else; what is read can be written and read again."""
+        """Either parses or raises MalformedMessage. What was parsed can be serialised and parsed again."""
         try:
             message = parse(text)
             again = parse(serialise(message.type, message.parameters))

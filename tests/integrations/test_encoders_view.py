@@ -1,6 +1,6 @@
-"""The coordinator's HLS encoder: it comes some time after the publish was accepted, and gets it from its first frame.
+"""The coordinator's HLS encoder joins some time after the publish was accepted, and gets it from the first frame on.
 
-ffmpeg on both sides, through relays that write down what passes; the time that counts is that of the stream.
+ffmpeg is on both sides, behind relays that record what passes. All times are those of the stream.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.relay import Leg, is_header, is_keyframe
 SECRET = "a secret of more than thirty-two bytes"
 
 LATE = 2000
-"""Milliseconds of the stream that have passed when the encoder comes."""
+"""Milliseconds of the stream that have passed when the encoder joins."""
 
 GROUP = 500
 """Milliseconds from one keyframe to the next."""
@@ -31,7 +31,7 @@ GROUP = 500
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-sc_threshold", "0", "-g", str(30 * GROUP // 1000))
 
 SECONDS = 60
-"""Of the clip: more than is played, as the publisher is stopped when all has been seen."""
+"""Length of the clip. It is longer than what is played: the publisher is stopped at the end of the test."""
 
 
 @frozen
@@ -41,7 +41,7 @@ class Viewer:
 
     @property
     def media(self) -> list[Message]:
-        """What it has been sent so far."""
+        """The media that it has been sent so far."""
         return self.leg.to_program.media
 
 
@@ -60,7 +60,7 @@ class EncodersViewTests(ExchangeCase, FFmpegCase):
         return path
 
     async def view(self, server: Server, query: str) -> Viewer:
-        """ffmpeg plays what is on air, strictly, and has a second of it."""
+        """Starts an ffmpeg that plays the channel and stops at any error. Fires when it has had a second of it."""
         relay, url = await self.relay(server)
         play = ("-xerror", "-copyts", "-i", url + query, "-c", "copy", "-f", "framecrc", "-")
         program = Program(self, "ffmpeg", *QUIET, *play)
@@ -73,7 +73,7 @@ class EncodersViewTests(ExchangeCase, FFmpegCase):
         await until(lambda: viewer.leg.to_program.messages[-1].timestamp > end, f"{milliseconds} ms of the stream")
 
     async def assert_played(self, viewer: Viewer, clip: Packets) -> Packets:
-        """The program has come to a good end, and all its packets are the clip's, without a gap."""
+        """The program has ended without an error, and its packets are the clip's, without a gap."""
         self.assertEqual(await within(viewer.program.ended), 0, str(viewer.program))
         packets = read_framecrc(viewer.program.lines)
         self.assert_received(packets, clip, to_the_end=False)

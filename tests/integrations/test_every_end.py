@@ -1,16 +1,19 @@
-"""Every way in which a publish can end: whoever decides is told once, also where it had not answered yet."""
+"""Every way in which a publish can end: the authority is told once, also if it had not answered by then."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.rtmp.connection import MAX_WAITING
-from rtmp_twisted.wire import chunks, messages
+from rtmp_twisted.wire import messages
 from tests.support.memory import Client, World
 from tests.support.rtmp_client import avc
+
+MAX_RATE = 1000.0
+"""Bytes per second that a publisher may send in `send_too_fast`."""
 
 
 def close_stream(world: World, client: Client) -> None:
@@ -39,10 +42,12 @@ def command_too_much(world: World, client: Client) -> None:
 
 
 def read_nothing(world: World, client: Client) -> None:
-    """Until more answers wait than may."""
-    client.protocol.connection.writer.pauseProducing()
-    for number in range(MAX_WAITING // 18 + 1):  # bytes of a pong and its chunk header
-        client.protocol.dataReceived(chunks.encode(messages.user_control(messages.PING_REQUEST, number), 2, 128))
+    """While it goes on sending."""
+    producer: Any = client.transport.producer
+    producer.pauseProducing()
+    for _ in range(61):
+        client.send(messages.acknowledgement(1))
+        world.pass_time(1)
 
 
 def fall_silent(world: World, client: Client) -> None:
@@ -50,17 +55,15 @@ def fall_silent(world: World, client: Client) -> None:
 
 
 def send_too_fast(world: World, client: Client) -> None:
-    world.factory.options = client.protocol.connection.handler.options = evolve(
-        world.factory.options, max_publish_rate=100.0
-    )
+    """Faster than `MAX_RATE`."""
     client.send(messages.set_chunk_size(65536))
     client.chunk_size = 65536
     client.send(avc(0, True, bytes(50_000)))
     world.pass_time(1)
 
 
-def kill_whatever_it_is(world: World, client: Client) -> None:
-    """As kill-session, STREAM-KILL with `*` and the operator's HTTP do."""
+def kill_any(world: World, client: Client) -> None:
+    """As kill-session, STREAM-KILL with `*` and the operators' HTTP do."""
     world.broker.kill("channel", None, "killed")
 
 
@@ -84,7 +87,7 @@ WAYS: list[Callable[[World, Client], None]] = [
     read_nothing,
     fall_silent,
     send_too_fast,
-    kill_whatever_it_is,
+    kill_any,
     kill_all,
     stop_the_server,
 ]
@@ -96,7 +99,7 @@ def kill_by_id(world: World, client: Client) -> None:
 
 
 def take_over(world: World, client: Client) -> None:
-    """With the answer to the other one never coming."""
+    """The other publisher never gets its answer."""
     other = world.connect().open()
     other.publish()
     world.pass_time(4)
@@ -107,16 +110,18 @@ END = ("end", "channel", "key", "the id", "192.0.2.1")
 
 
 class EveryEndTests(SynchronousTestCase):
-    def publish(self) -> tuple[World, Client]:
-        """A publisher that waits for its answer."""
+    def publish(self, way: Callable[[World, Client], None]) -> tuple[World, Client]:
+        """Returns a publisher that waits for its answer."""
         world = World(ask=True)
+        if way is send_too_fast:
+            world.factory.options = evolve(world.factory.options, max_publish_rate=MAX_RATE)
         client = world.connect().open()
         client.publish()
         return world, client
 
     def test_on_air(self) -> None:
         for way in [*WAYS, kill_by_id, take_over]:
-            world, client = self.publish()
+            world, client = self.publish(way)
             world.authority.accept("the id")
             self.assertEqual(world.authority.events, [START], way.__name__)
             way(world, client)
@@ -129,7 +134,7 @@ class EveryEndTests(SynchronousTestCase):
 
     def test_accepted_after_it(self) -> None:
         for way in WAYS:
-            world, client = self.publish()
+            world, client = self.publish(way)
             way(world, client)
             self.assertEqual(world.authority.events, [START], way.__name__)
             world.authority.accept("the id")
@@ -140,7 +145,7 @@ class EveryEndTests(SynchronousTestCase):
 
     def test_refused_after_it(self) -> None:
         for way in WAYS:
-            world, client = self.publish()
+            world, client = self.publish(way)
             way(world, client)
             world.authority.refuse()
             if way is not leave:

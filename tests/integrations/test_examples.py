@@ -1,4 +1,4 @@
-"""The example applications of the documentation are run, as a reader would."""
+"""The example applications of the documentation, run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class ExampleTests(TestCase):
         return example
 
     async def listening(self, example: _Example) -> int:
-        """The port that the example has said it listens on."""
+        """Returns the port that the example has printed."""
         await until(lambda: "\n" in example.output or example.ended.called, "the example's first line")
         self.assertIn("listening on port ", example.output, example.errors)
         return int(example.output.split()[3])
 
     async def check(self, authority: Any, example: _Example) -> None:
-        """Good keys are accepted and bad ones are not, and the example prints the start and the stop."""
+        """The example accepts good keys, refuses bad ones, and prints the start and the stop."""
         stream_id = await within(authority.start("tv", "tv-key", "192.0.2.1"))
         self.assertTrue(stream_id.startswith("tv-"))
         await self.assertFailure(within(authority.start("tv", "radio-key", "192.0.2.1")), Refused)

@@ -1,7 +1,8 @@
-"""Each integration is imported and started only when its setting is on."""
+"""Each integration is imported and started only when its setting is on; what the modules of each room may import."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -28,7 +29,7 @@ COORDINATOR = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
 
 class ImportTests(SynchronousTestCase):
     def assemble(self, **settings: str) -> tuple[list[str], list[str], list[str]]:
-        """What is imported of the libraries and of outside/, and the services, in a process with these settings."""
+        """Returns which libraries and modules of integrations/ are imported with these settings, and the services."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
         done = subprocess.run(
             [sys.executable, "-c", ASSEMBLE], env=environment, capture_output=True, text=True, timeout=60
@@ -61,3 +62,40 @@ class ImportTests(SynchronousTestCase):
 
     def test_http(self) -> None:
         self.check({"prometheus_client"}, {"OperatorHTTP"}, HTTP_PORT="8080")
+
+
+class RoomTests(SynchronousTestCase):
+    """What the modules of a room import, also for type checkers only."""
+
+    def imports(self, room: str) -> dict[str, set[str]]:
+        """Returns the modules of this package that each module of a room imports, without the package's name."""
+        found: dict[str, set[str]] = {}
+        for path in (ROOT / "rtmp_twisted" / room).glob("*.py"):
+            nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+            modules = {node.module or "" for node in nodes}
+            names = {name.removeprefix("rtmp_twisted.") for name in modules if name.startswith("rtmp_twisted.")}
+            found[f"{room}.{path.stem}"] = names
+        return found
+
+    def check(self, room: str, *allowed: str) -> None:
+        graph = self.imports(room)
+        for module, imported in graph.items():
+            others = {name.partition(".")[0] for name in imported} - {room, *allowed}
+            self.assertEqual(others, set(), module)
+        while graph:  # what imports nothing of this room that is left, goes
+            free = [module for module, imported in graph.items() if not imported & graph.keys()]
+            self.assertTrue(free, f"a circle among {sorted(graph)}")
+            for module in free:
+                del graph[module]
+
+    def test_integrations(self) -> None:
+        self.check("integrations", "live")
+
+    def test_web(self) -> None:
+        self.check("web", "wire", "media", "live", "rtmp", "_version")
+
+    def test_reactor(self) -> None:
+        """Neither room imports the reactor: it is passed in."""
+        for room in "integrations", "web":
+            for path in (ROOT / "rtmp_twisted" / room).glob("*.py"):
+                self.assertNotIn("import reactor", path.read_text(), path.name)

@@ -1,10 +1,10 @@
-"""The whole platform at once: the short form of ``tools/platform``, and that its record finds what is wrong."""
+"""The whole platform: the short form of ``tools/platform``, and whether its record finds what is wrong."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.platform.record import STARTED, Publish, Record, Stream, Way
+from tests.platform.record import STARTED, Publish, Record, Sender, Stream
 from tests.platform.run import run
 
 
@@ -12,7 +12,7 @@ class PlatformTests(TestCase):
     timeout = 600
 
     async def test_short(self) -> None:
-        """Each kill and each restart once at least, in either stage."""
+        """Each kill and each restart happens at least once in each stage."""
         for outcome in await run(self, seconds=16, seed=1, publishers=12, ffmpegs=1, say=lambda line: None):
             self.assertEqual(outcome.problems, [], str(outcome))
             for what in "on air", "accepted", "denied", "ends":
@@ -22,17 +22,17 @@ class PlatformTests(TestCase):
 class RecordTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.record = Record()
-        self.way = Way("server-1")
-        self.other = Way("server-2")
+        self.sender = Sender("server-1")
+        self.other = Sender("server-2")
 
     def publish(self, key: str = "key", channel: str = "tv", told: str = STARTED) -> Publish:
-        """A publisher that has come, been told, and gone."""
+        """A publisher that has asked, got its answer, and left."""
         publish = self.record.publishing(channel, key)
         publish.told, publish.left, publish.over = told, told == STARTED, True
         return publish
 
     def accept(self, stream_id: str = "id", key: str = "key", channel: str = "tv") -> Stream:
-        stream = self.record.ask(self.way, channel, key)
+        stream = self.record.ask(self.sender, channel, key)
         self.record.accept(stream, stream_id)
         return stream
 
@@ -45,9 +45,9 @@ class RecordTests(SynchronousTestCase):
     def test_all_is_well(self) -> None:
         self.publish()
         self.accept()
-        self.record.end(self.way, "tv", "id", "key")
+        self.record.end(self.sender, "tv", "id", "key")
         self.publish("no", told="NetStream.Publish.BadName")
-        self.record.deny(self.record.ask(self.way, "tv", "no"))
+        self.record.deny(self.record.ask(self.sender, "tv", "no"))
         self.publish("never asked", told="NetStream.Publish.BadName")
         self.assert_problems()
         self.assertEqual(self.record.counts["on air"], 1)
@@ -62,26 +62,26 @@ class RecordTests(SynchronousTestCase):
         self.publish()
         self.accept()
         for _ in range(2):
-            self.record.end(self.way, "tv", "id", "key")
+            self.record.end(self.sender, "tv", "id", "key")
         self.assert_problems("it ended twice")
 
     def test_wrong_ends(self) -> None:
         self.publish()
         self.accept()
-        self.record.end(self.way, "tv", "another", "key")
+        self.record.end(self.sender, "tv", "another", "key")
         self.record.end(self.other, "radio", "id", "key")
         self.assert_problems("never accepted", "came from server-2", "one of channel 'radio'")
 
     def test_another_key(self) -> None:
         self.publish()
         self.accept()
-        self.record.end(self.way, "tv", "id", "another")
+        self.record.end(self.sender, "tv", "id", "another")
         self.assert_problems("key 'another'")
 
     def test_end_of_what_was_denied(self) -> None:
         self.publish(told="NetStream.Publish.BadName")
-        self.record.deny(self.record.ask(self.way, "tv", "key"))
-        self.record.end(self.way, "tv", "")
+        self.record.deny(self.record.ask(self.sender, "tv", "key"))
+        self.record.end(self.sender, "tv", "")
         self.assert_problems("never accepted")
 
     def test_on_air_without_a_question(self) -> None:
@@ -90,29 +90,29 @@ class RecordTests(SynchronousTestCase):
 
     def test_on_air_although_denied(self) -> None:
         self.publish()
-        self.record.deny(self.record.ask(self.way, "tv", "key"))
+        self.record.deny(self.record.ask(self.sender, "tv", "key"))
         self.assert_problems("1 went on air, of 0")
 
     def test_asked_twice(self) -> None:
         self.publish()
         for stream_id in "one", "two":
             self.accept(stream_id)
-            self.record.end(self.way, "tv", stream_id)
+            self.record.end(self.sender, "tv", stream_id)
         self.assert_problems("2 questions for 1 publishes", "2 were accepted, 1 went on air")
 
     def test_accepted_and_not_put_on_air(self) -> None:
         publish = self.publish(told="NetStream.Publish.BadName")
         self.accept()
-        self.record.end(self.way, "tv", "id")
+        self.record.end(self.sender, "tv", "id")
         self.assert_problems("1 were accepted, 0 went on air")
         publish.left, publish.told = True, ""  # it did not wait for the answer
         self.assert_problems()
 
     def test_id_that_cannot_be_used(self) -> None:
         self.publish(told="NetStream.Publish.BadName")
-        self.record.accept(self.record.ask(self.way, "tv", "key"), "a\x07", usable=False)
+        self.record.accept(self.record.ask(self.sender, "tv", "key"), "a\x07", usable=False)
         self.assert_problems("no end")
-        self.record.end(self.way, "tv", "a\x07")
+        self.record.end(self.sender, "tv", "a\x07")
         self.assert_problems()
 
     def test_two_at_a_time(self) -> None:
@@ -120,8 +120,8 @@ class RecordTests(SynchronousTestCase):
         self.publish("two")
         self.accept("first", "one")
         self.accept("second", "two")
-        self.record.end(self.way, "tv", "first")
-        self.record.end(self.way, "tv", "second")
+        self.record.end(self.sender, "tv", "first")
+        self.record.end(self.sender, "tv", "second")
         self.assert_problems("asked about while")
 
     def test_asked_before_the_end_was_answered(self) -> None:
@@ -130,11 +130,11 @@ class RecordTests(SynchronousTestCase):
             self.publish(f"one {channel}", channel)
             self.publish(f"two {channel}", channel)
             first = self.accept(f"first of {channel}", f"one {channel}", channel)
-            self.record.end(self.way, channel, first.stream_id)
+            self.record.end(self.sender, channel, first.stream_id)
             if told:
                 self.record.tell(first)
             second = self.accept(f"second of {channel}", f"two {channel}", channel)
-            self.record.end(self.way, channel, second.stream_id)
+            self.record.end(self.sender, channel, second.stream_id)
         self.assert_problems("stream 'second of tv-1'")
 
     def test_end_that_is_late_as_the_application_was_down(self) -> None:
@@ -143,50 +143,50 @@ class RecordTests(SynchronousTestCase):
         self.accept("first", "one")
         self.record.down()
         self.accept("second", "two")
-        self.record.end(self.way, "tv", "first")
-        self.record.end(self.way, "tv", "second")
+        self.record.end(self.sender, "tv", "first")
+        self.record.end(self.sender, "tv", "second")
         self.assert_problems()
 
     def test_server_killed(self) -> None:
-        """What had no end may go without one, also what is heard only then; nothing may have two."""
+        """A stream without an end is excused, also one that is asked about only then. No stream may have two ends."""
         for key in "one", "two", "three":
             self.publish(key, channel=key)
             if key == "three":
-                self.record.cut(self.way)
+                self.record.cut(self.sender)
             self.accept(key, key, channel=key)
         self.assertEqual(self.record.owed(), [])
-        self.record.end(self.way, "one", "one")
+        self.record.end(self.sender, "one", "one")
         self.assert_problems()
         self.assertEqual(self.record.counts["ends excused"], 2)
-        self.record.end(self.way, "one", "one")
+        self.record.end(self.sender, "one", "one")
         self.assert_problems("it ended twice")
 
     def test_ended_before_the_kill(self) -> None:
         self.publish()
         self.accept()
-        self.record.end(self.way, "tv", "id")
-        self.record.cut(self.way)
-        self.record.end(self.way, "tv", "id")
+        self.record.end(self.sender, "tv", "id")
+        self.record.cut(self.sender)
+        self.record.end(self.sender, "tv", "id")
         self.assert_problems("it ended twice")
 
     def test_stopped_before_the_answer(self) -> None:
         self.publish(told="NetStream.Publish.BadName")
-        stream = self.record.ask(self.way, "tv", "key")
-        self.record.stopping(self.way)
+        stream = self.record.ask(self.sender, "tv", "key")
+        self.record.stopping(self.sender)
         self.record.accept(stream, "id")
         self.assert_problems("no end")
-        self.record.end(self.way, "tv", "id")
+        self.record.end(self.sender, "tv", "id")
         self.assert_problems()
 
     def test_answer_that_was_lost(self) -> None:
-        """With the application: a question is as good as denied, an end may come again, once."""
+        """The application went down with it: a question counts as denied, an end may come once more."""
         self.publish("one", told="NetStream.Publish.BadName")
-        self.record.lose(self.record.ask(self.way, "tv", "one"))
+        self.record.lose(self.record.ask(self.sender, "tv", "one"))
         self.publish("two")
         stream = self.accept("id", "two")
-        self.record.end(self.way, "tv", "id")
+        self.record.end(self.sender, "tv", "id")
         self.record.repeat(stream)
-        self.record.end(self.way, "tv", "id")
+        self.record.end(self.sender, "tv", "id")
         self.assert_problems()
-        self.record.end(self.way, "tv", "id")
+        self.record.end(self.sender, "tv", "id")
         self.assert_problems("it ended twice")

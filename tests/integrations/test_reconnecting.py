@@ -4,7 +4,7 @@ import subprocess
 import sys
 from random import Random
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
@@ -28,7 +28,7 @@ class _Connection:
         self.lost.happen("aborted")
 
 
-class _Link(ReconnectingClient[_Connection]):
+class _Client(ReconnectingClient[_Connection]):
     """Each attempt is answered by the test."""
 
     def __init__(self, clock: Clock, seed: int = 1) -> None:
@@ -49,30 +49,30 @@ class _Link(ReconnectingClient[_Connection]):
         return self.attempts[-1][1]
 
 
-class LinkTests(SynchronousTestCase):
+class ReconnectingClientTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.link = _Link(self.clock)
+        self.client = _Client(self.clock)
         self.log = Log(self)
 
     def connect(self) -> _Connection:
         connection = _Connection()
-        self.link.attempt.callback(connection)
+        self.client.attempt.callback(connection)
         return connection
 
     def until_next(self) -> float:
-        """Lets time pass until there is one more attempt; returns how long that took."""
-        count, began = len(self.link.attempts), self.clock.seconds()
-        while len(self.link.attempts) == count:
+        """Lets time pass until the next attempt. Returns how long that took."""
+        count, began = len(self.client.attempts), self.clock.seconds()
+        while len(self.client.attempts) == count:
             self.assertLess(self.clock.seconds() - began, 11)
             self.clock.advance(0.01)
         return self.clock.seconds() - began
 
     def test_back_off(self) -> None:
-        self.link.startService()
+        self.client.startService()
         delays = []
         for _ in range(60):
-            self.link.attempt.errback(ConnectionRefusedError())
+            self.client.attempt.errback(ConnectionRefusedError())
             delays.append(self.until_next())
         for number, delay in enumerate(delays):
             longest = min(10.0, 0.5 * 2**number)
@@ -80,20 +80,20 @@ class LinkTests(SynchronousTestCase):
         self.assertGreater(len({round(delay, 1) for delay in delays[10:]}), 10)
 
     def test_jitter_is_given(self) -> None:
-        """Servers with different randomness come back at different times."""
+        """Servers with different random numbers come back at different times."""
         times = set()
         for seed in range(10):
-            self.link = _Link(self.clock, seed)
-            self.link.startService()
-            self.link.attempt.errback(ConnectionRefusedError())
+            self.client = _Client(self.clock, seed)
+            self.client.startService()
+            self.client.attempt.errback(ConnectionRefusedError())
             times.add(round(self.until_next(), 2))
         self.assertGreater(len(times), 5)
 
     def test_a_connection_that_lasted(self) -> None:
-        """The next outage begins with the first delay; after one that was lost at once it does not."""
-        self.link.startService()
+        """Its loss is followed by the first delay again; the loss of one that did not last is not."""
+        self.client.startService()
         for _ in range(6):
-            self.link.attempt.errback(ConnectionRefusedError())
+            self.client.attempt.errback(ConnectionRefusedError())
             self.until_next()
         self.connect().lost.happen("gone")
         self.assertGreater(self.until_next(), 4)
@@ -103,55 +103,56 @@ class LinkTests(SynchronousTestCase):
         self.assertLess(self.until_next(), 0.6)
 
     def test_connected(self) -> None:
-        self.link.startService()
-        self.assertFalse(self.link.connected)
+        self.client.startService()
+        self.assertFalse(self.client.connected)
         connection = self.connect()
-        self.assertTrue(self.link.connected)
+        self.assertTrue(self.client.connected)
         connection.lost.happen("gone")
-        self.assertFalse(self.link.connected)
+        self.assertFalse(self.client.connected)
 
     def test_opening_is_bounded(self) -> None:
-        self.link.startService()
+        self.client.startService()
         self.clock.advance(OPENING_TIMEOUT)
-        self.assertEqual(self.link.cancelled, 1)
+        self.assertEqual(self.client.cancelled, 1)
         self.until_next()
-        self.assertEqual(len(self.link.attempts), 2)
+        self.assertEqual(len(self.client.attempts), 2)
 
     def test_an_outage_is_logged_once(self) -> None:
-        self.link.startService()
+        self.client.startService()
         for _ in range(100):
-            self.link.attempt.errback(ConnectionRefusedError())
+            self.client.attempt.errback(ConnectionRefusedError())
             self.until_next()
         self.assertEqual(len(self.log.lines(LogLevel.warn)), 1)
         self.assertIn("refused", self.log.lines(LogLevel.warn)[0])
-        self.link.attempt.errback(PeerError("AUTH was refused"))
+        self.client.attempt.errback(PeerError("AUTH was refused"))
         self.assertIn("AUTH was refused", self.log.lines(LogLevel.warn)[1])
         self.until_next()
         for number in range(100):
-            self.link.attempt.errback(PeerError(f"reason {number}"))
+            self.client.attempt.errback(PeerError(f"reason {number}"))
             self.until_next()
-        self.assertLess(len(self.log.lines(LogLevel.warn)), 10)
+        self.assertEqual(len(self.log.lines(LogLevel.warn)), 5)
         self.log.events.clear()
         self.connect().lost.happen("gone")
-        self.assertEqual(len(self.log.lines(LogLevel.info)), 1)
-        self.assertEqual(len(self.log.lines(LogLevel.warn)), 1)
+        self.assertEqual(self.log.lines(LogLevel.info), ["connected to the other side"])
+        lost = "the connection to the other side was lost, trying again: gone"
+        self.assertEqual(self.log.lines(LogLevel.warn), [lost])
 
     def test_stops_while_opening(self) -> None:
-        self.link.startService()
-        self.successResultOf(self.link.stopService())
-        self.assertEqual(self.link.cancelled, 1)
+        self.client.startService()
+        self.successResultOf(self.client.stopService())
+        self.assertEqual((self.client.cancelled, self.log.lines(LogLevel.warn)), (1, []))
         self.check_finished()
 
     def test_stops_while_waiting(self) -> None:
-        self.link.startService()
-        self.link.attempt.errback(ConnectionRefusedError())
-        self.successResultOf(self.link.stopService())
+        self.client.startService()
+        self.client.attempt.errback(ConnectionRefusedError())
+        self.successResultOf(self.client.stopService())
         self.check_finished()
 
     def test_stops_while_connected(self) -> None:
-        self.link.startService()
+        self.client.startService()
         connection = self.connect()
-        stopped = self.link.stopService()
+        stopped = self.client.stopService()
         self.assertNoResult(stopped)
         self.assertEqual(connection.asked, ["close"])
         connection.lost.happen("closed")
@@ -159,30 +160,55 @@ class LinkTests(SynchronousTestCase):
         self.check_finished()
 
     def test_stop_is_bounded(self) -> None:
-        self.link.startService()
+        self.client.startService()
         connection = self.connect()
-        stopped = self.link.stopService()
+        stopped = self.client.stopService()
         self.clock.advance(CLOSING_TIMEOUT)
         self.successResultOf(stopped)
         self.assertEqual(connection.asked, ["close", "abort"])
         self.check_finished()
 
     def test_stops_twice(self) -> None:
-        self.successResultOf(self.link.stopService())
-        self.link.startService()
-        self.successResultOf(self.link.stopService())
-        self.successResultOf(self.link.stopService())
+        self.successResultOf(self.client.stopService())
+        self.client.startService()
+        self.successResultOf(self.client.stopService())
+        self.successResultOf(self.client.stopService())
 
     def check_finished(self) -> None:
-        self.assertFalse(self.link.connected)
+        self.assertFalse(self.client.connected)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(len(self.link.attempts), 1)
+        self.assertEqual(len(self.client.attempts), 1)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_bug_is_logged(self) -> None:
+        """It ends the attempts, and is not silent."""
+
+        class BrokenRandom(Random):
+            def uniform(self, a: float, b: float) -> float:
+                raise RuntimeError
+
+        self.client.random = BrokenRandom()
+        self.client.startService()
+        self.client.attempt.errback(ConnectionRefusedError())
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.successResultOf(self.client.stopService())
+
+
+class OneShotEventTests(SynchronousTestCase):
+    def test_waiters(self) -> None:
+        """Each gets the first reason, whether it waits before or after, unless it has been cancelled."""
+        event = OneShotEvent()
+        early, cancelled = event.wait(), event.wait()
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        event.happen("first")
+        event.happen("second")
+        self.assertEqual((self.successResultOf(early), self.successResultOf(event.wait())), ("first", "first"))
 
 
 class ImportTests(SynchronousTestCase):
     def test_each_imports_only_what_it_needs(self) -> None:
-        """The libraries cost memory, so a setting that is off must not import one."""
+        """The libraries cost memory, so a module must not import another's."""
         libraries = {"treq", "jwt", "txredisapi", "autobahn"}
         for module, expected in [
             ("rtmp_twisted.integrations", set()),

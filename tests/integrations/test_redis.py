@@ -1,4 +1,4 @@
-"""Redis commands: read from text, and against a real redis-server."""
+"""Redis commands: parsed from text, and received from a real redis-server."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rtmp_twisted.integrations import reconnecting as link
+from rtmp_twisted.integrations import reconnecting
 from rtmp_twisted.integrations.redis import Kill, RedisCommands, apply_message, parse_command, read_trust_root
 from tests.support.certificates import Authority
 from tests.support.fakes import Log, RecordingTarget, reactor, until
 from tests.support.redis_server import RedisServer, free_port
 
 PASSWORD = "hunter2-the-password"
+SUBSCRIBED = b"*3\r\n$9\r\nsubscribe\r\n$13\r\nrtmp_commands\r\n:1\r\n"
 
 
 class ParseTests(SynchronousTestCase):
@@ -78,7 +78,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(target.kills, [])
 
     def test_stream_ids_are_not_logged(self) -> None:
-        """Without callbacks they are the stream keys."""
+        """Without a callback they are the stream keys."""
         log = Log(self)
         for message in [b"close-stream>tv|hunter2", b"close-strem>tv|hunter2", b"hunter2"]:
             apply_message(message, RecordingTarget())
@@ -92,7 +92,7 @@ class RedisCase(TestCase):
         self.target = RecordingTarget()
         self.target.on_air.add("tv")
         # Delays are between the half and the whole of this; a back-off of seconds would only be waited for.
-        self.patch(link, "MAX_DELAY", 0.1)
+        self.patch(reconnecting, "MAX_DELAY", 0.1)
 
     async def server(self, **options: Any) -> RedisServer:
         server = RedisServer(**options)
@@ -111,8 +111,14 @@ class RedisCase(TestCase):
         self.addCleanup(commands.stopService)
         return commands
 
+    def play(self, *answers: bytes) -> int:
+        """Returns the port of a server that gives these answers, and then none."""
+        port = reactor.listenTCP(0, _Plays(*answers), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return int(port.getHost().port)
+
     async def check_commands(self, server: RedisServer, commands: RedisCommands, *login: str) -> None:
-        """Commands arrive."""
+        """Fails unless commands arrive."""
         await until(lambda: commands.connected, "the connection")
         self.target.kills.clear()
         self.assertEqual(server.publish("rtmp_commands", "kill-session>tv", *login), 1)
@@ -177,7 +183,7 @@ class ServerTests(RedisCase):
         self.check_password_is_secret()
 
     async def test_refused(self) -> None:
-        """Each is said once, in a line that says what is wrong, and tried for ever."""
+        """The log tells each problem once, in a line that says what is wrong. The server goes on trying."""
         server = await self.server(
             options={"requirepass": PASSWORD, "user": f"other on >{PASSWORD} resetchannels -@all +subscribe"}
         )
@@ -266,7 +272,7 @@ class TLSTests(RedisCase):
         await self.check_commands(server, self.commands(server.port, tls=True, tls_ca=str(bundle)))
 
     async def test_bad_certificates(self) -> None:
-        """The password is not sent to a server that is not the right one."""
+        """The password is not sent to a server with a bad certificate."""
         for issuer, name, ca in [
             (self.other, "127.0.0.1", str(self.authority.certificate)),
             (self.authority, "127.0.0.2", str(self.authority.certificate)),
@@ -283,8 +289,8 @@ class TLSTests(RedisCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_plain_server(self) -> None:
-        """It waits for the rest of a command, and so does this side for the rest of TLS, but not for ever."""
-        self.patch(link, "OPENING_TIMEOUT", 0.5)
+        """Each side waits for the other one. The time limit for opening ends it."""
+        self.patch(reconnecting, "OPENING_TIMEOUT", 0.5)
         server = await self.server()
         commands = self.commands(server.port, tls=True, tls_ca=str(self.authority.certificate))
         await until(lambda: self.log.lines(LogLevel.warn), "the refusal")
@@ -302,7 +308,7 @@ class TLSTests(RedisCase):
 
 
 class _Plays(Factory):
-    """A server that answers whatever comes with the next of its texts."""
+    """A server that answers all data with the next of its texts."""
 
     noisy = False
 
@@ -324,11 +330,6 @@ class _Plays(Factory):
 
 
 class HostileServerTests(RedisCase):
-    def play(self, *answers: bytes) -> int:
-        port = reactor.listenTCP(0, _Plays(*answers), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        return int(port.getHost().port)
-
     async def test_not_redis(self) -> None:
         for answer in [
             b"HTTP/1.1 400 Bad Request\r\n\r\n" * 2000,
@@ -340,7 +341,7 @@ class HostileServerTests(RedisCase):
             b"*3\r\n*0\r\n:1\r\n+x\r\n" * 50,
             bytes(range(256)) * 100,
         ]:
-            self.patch(link, "OPENING_TIMEOUT", 0.5)
+            self.patch(reconnecting, "OPENING_TIMEOUT", 0.5)
             commands = self.commands(self.play(answer))
             await until(lambda: self.log.lines(LogLevel.warn), "the end of it")
             self.assertFalse(commands.connected)
@@ -349,52 +350,50 @@ class HostileServerTests(RedisCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_says_nothing(self) -> None:
-        self.patch(link, "OPENING_TIMEOUT", 0.2)
+        self.patch(reconnecting, "OPENING_TIMEOUT", 0.2)
         self.commands(self.play())
         await until(lambda: self.log.lines(LogLevel.warn))
         self.assertIn("no answer in time", self.log.lines(LogLevel.warn)[0])
 
     async def test_repeats_the_password(self) -> None:
-        """As a server without AUTH does, in its error."""
+        """A server without AUTH repeats it in its error."""
         answer = f"-ERR unknown command `AUTH`, with args beginning with: `{PASSWORD}`, \r\n".encode()
         self.commands(self.play(answer), password=PASSWORD)
         await until(lambda: self.log.lines(LogLevel.warn))
         self.check_password_is_secret()
 
     async def test_junk_after_subscribing(self) -> None:
-        subscribed = b"*3\r\n$9\r\nsubscribe\r\n$13\r\nrtmp_commands\r\n:1\r\n"
         for junk in [b"\xff\r\n", b"*3\r\n$7\r\nmessage\r\n*0\r\n*0\r\n" * 5 + b"\xff\r\n", b"x" * 20_000]:
-            commands = self.commands(self.play(subscribed + junk))
+            commands = self.commands(self.play(SUBSCRIBED + junk))
             await until(lambda: any("was lost" in line for line in self.log.lines(LogLevel.warn)), "the loss")
             await commands.stopService()
             self.log.events.clear()
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
-class SilenceTests(SynchronousTestCase):
-    """A half-open connection is noticed: on a clock, without sockets."""
+class SilenceTests(RedisCase):
+    """A half-open connection is noticed. Real sockets, and a clock that the test moves."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.clock = Clock()
-        self.transport = StringTransport()
-        commands = RedisCommands(reactor, RecordingTarget(), Random(1), host="h", port=1, channel="c", clock=self.clock)
-        self.subscriber: Any = commands._factory.buildProtocol(None)
-        self.subscriber.makeConnection(self.transport)
-        ready = Deferred.fromCoroutine(self.subscriber.prepare("", "", "c"))
-        self.subscriber.replyReceived([b"subscribe", b"c", 1])
-        self.successResultOf(ready)
-        self.transport.clear()
 
-    def test_answers(self) -> None:
-        for _ in range(20):
+    async def test_answers(self) -> None:
+        """Redis answers each PING before it passes on a later message."""
+        server = await self.server()
+        commands = self.commands(server.port, clock=self.clock)
+        await until(lambda: commands.connected, "the connection")
+        for number in range(10):
             self.clock.advance(20)
-            self.assertEqual(self.transport.value(), b"*1\r\n$4\r\nPING\r\n")
-            self.transport.clear()
-            self.subscriber.replyReceived([b"pong", b""])
-        self.assertFalse(self.transport.disconnecting)
+            server.publish("rtmp_commands", "kill-session>tv")
+            await until(lambda count=number + 1: len(self.target.kills) == count, "the answer")  # type: ignore[misc]
+        self.assertTrue(commands.connected)
 
-    def test_silence(self) -> None:
-        self.clock.pump([10.0] * 5)
-        self.assertFalse(self.transport.disconnected)
-        self.clock.pump([10.0])
-        self.assertTrue(self.transport.disconnected)
+    async def test_silence(self) -> None:
+        commands = self.commands(self.play(SUBSCRIBED), clock=self.clock)
+        await until(lambda: commands.connected, "the connection")
+        self.clock.pump([20.0, 20.0])
+        self.assertEqual(self.log.lines(LogLevel.warn), [])
+        self.clock.advance(20)
+        await until(lambda: not commands.connected, "the loss")
+        self.assertIn("no answer to PING", self.log.lines(LogLevel.warn)[0])

@@ -1,4 +1,4 @@
-"""SIGTERM, with the real process: whoever decides hears of each end once, also of what was still being asked."""
+"""SIGTERM to a server process: the callback or the coordinator hears of each end once, also of pending publishes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ShutdownCase(TestCase):
     server: Server
 
     async def ask(self, channel: str) -> RTMPClient:
-        """A publisher that has asked."""
+        """Returns a publisher that has asked."""
         publisher = await client(self.server.port)
         await publisher.open(channel)
         publisher.call("publish", None, "key", "live", stream_id=1)
@@ -53,7 +53,7 @@ class CallbackTests(ShutdownCase):
         await self.server.up()
 
     def hold(self, request: Request, event: Event) -> int:
-        """No answer, for the time being."""
+        """Gives no answer yet."""
         self.held[event.name, event.claims["channel"]] = request
         return NOT_DONE_YET
 
@@ -61,7 +61,7 @@ class CallbackTests(ShutdownCase):
         await until(lambda: self.held.keys() >= set(events), f"the events {events}")
 
     async def test_each_stop_once(self) -> None:
-        """For what is on air, for what has just ended, and for what is accepted only after the end has begun."""
+        """For each publish on air, for one that has just ended, and for one that is accepted during the shutdown."""
         await self.start(shutdown_grace_seconds="60")
         publishers = await self.on_air()
         leaver = await self.ask("leaver")
@@ -97,11 +97,11 @@ class CallbackTests(ShutdownCase):
         self.server.signal(signal.SIGTERM)
         await self.until_held(*(("stop", channel) for channel in ON_AIR))
         await self.assert_ended()
-        self.assertTrue(any("without the end of 4 callback requests" in line for line in self.server.lines))
+        self.assertTrue(any("gives up 4 pending callback requests" in line for line in self.server.lines))
         self.assertEqual(self.app.names("asking"), ["start"])
 
     async def test_application_that_is_away(self) -> None:
-        """A stop that failed is not tried again when the time is up."""
+        """A failed stop is not tried again when the time is over."""
         await self.start(shutdown_grace_seconds="1")
         await self.on_air()
         await self.app.stop()

@@ -1,7 +1,11 @@
+"""What is exchanged with and said about other parties: addresses, stream ids, errors and tokens."""
+
 from __future__ import annotations
 
 import warnings
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionRefusedError
 from twisted.python.failure import Failure
@@ -48,11 +52,23 @@ class DescribeTests(SynchronousTestCase):
         self.assertIn("refused", describe(Failure(ConnectionRefusedError())))
         self.assertEqual(describe(PeerError("AUTH was refused")), "AUTH was refused")
         self.assertEqual(describe(ResponseFailed([Failure(CancelledError())])), "no answer in time")
+        self.assertEqual(describe(TimeoutError("hunter2")), "no answer in time")
+        self.assertEqual(describe(ValueError("hunter2")), "ValueError")
+
+    def test_tls(self) -> None:
+        for error, expected in (
+            (SSL.Error([("SSL routines", "", "certificate verify failed")]), "TLS: certificate verify failed"),
+            (SSL.Error([("", "", "one"), ("", "", "two")]), "TLS: one, two"),
+            (SSL.SysCallError(-1, "Unexpected EOF"), "TLS: connection failed"),
+            (SSL.Error(), "TLS: connection failed"),
+            (VerificationError([]), "TLS: the certificate is for another name (VerificationError)"),
+        ):
+            self.assertEqual(describe(error), expected)
 
 
 class TokenTests(SynchronousTestCase):
     def test_any_secret(self) -> None:
-        """Also those that PyJWT would refuse or warn of: the parties that read the tokens take them."""
+        """Secrets that PyJWT would refuse or warn about work too: the readers of the tokens accept them."""
         pem = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -19,7 +19,7 @@ from rtmp_twisted.live.audience import (
     SHARE,
     FlushScheduler,
 )
-from rtmp_twisted.live.log import Block
+from rtmp_twisted.live.log import Block, Format
 from rtmp_twisted.live.player import Cache
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.media import tags
@@ -63,15 +63,24 @@ def group(channel: Stage, number: int, frames: int = 5, size: int = 100) -> list
 HEADERS = [AVC_HEADER.body, AAC_HEADER.body]
 
 
-class JoinTests(SynchronousTestCase):
+class ReaderCase(SynchronousTestCase):
+    """What holds for the readers of any log. `tests.live.test_renditions` runs the same with another ``form``."""
+
+    form: type[Format] | None = None
+
+    def make(self, **options: Any) -> Stage:
+        return make_channel(form=self.form, **options)
+
+
+class JoinTests(ReaderCase):
     def test_gop(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         group(channel, 1)
         second = group(channel, 2)
         self.assertEqual(join(channel).bodies(), HEADERS + second)
 
     def test_headers_have_the_time_of_the_media(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         group(channel, 7)
         received = join(channel).messages()
         self.assertEqual([m.type_id for m in received[:3]], [DATA_AMF0, VIDEO, AUDIO])
@@ -83,7 +92,7 @@ class JoinTests(SynchronousTestCase):
         def second_track(timestamp: int, keyframe: bool) -> Message:
             return Message(VIDEO, 1, timestamp, (b"\x96" if keyframe else b"\xa6") + b"\x01avc1\x01\0\0\0frame")
 
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         sent = [avc(0, True), second_track(0, True), avc(40, False), second_track(40, False)]
         for message in sent:
             channel.publish(message)
@@ -100,7 +109,7 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(join(channel).bodies(), [*HEADERS, late.body])
 
     def test_no(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         group(channel, 1)
         viewer = join(channel, Cache.NO)
         channel.publish(avc(1900, False))
@@ -110,35 +119,8 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(group(channel, 2), viewer.bodies()[2:])
         self.assertEqual(viewer.bodies()[:2], HEADERS)
 
-    def test_all_and_clear_of_a_whole_stream(self) -> None:
-        channel = on_air(make_channel(whole_stream=True))
-        bodies = HEADERS + group(channel, 1) + group(channel, 2)
-        third = group(channel, 3)
-        self.assertEqual(join(channel, Cache.ALL).bodies(), bodies + third)
-        self.assertEqual(join(channel, Cache.GOP).bodies(), HEADERS + third)
-        self.assertEqual(join(channel, Cache.CLEAR).bodies(), bodies + third)
-        self.assertEqual(join(channel, Cache.ALL).bodies(), HEADERS + third)
-        fourth = group(channel, 4)
-        self.assertEqual(join(channel, Cache.ALL).bodies(), HEADERS + fourth)
-
-    def test_clear_that_came_before_its_publisher(self) -> None:
-        channel = make_channel(whole_stream=True)
-        viewer = join(channel, Cache.CLEAR)
-        on_air(channel)
-        bodies = HEADERS + group(channel, 1) + group(channel, 2)
-        self.assertEqual(viewer.bodies(), bodies)
-        self.assertEqual(len(channel.log.groups), 1)
-
-    def test_whole_stream_before_the_first_keyframe(self) -> None:
-        channel = on_air(make_channel(whole_stream=True))
-        channel.publish(aac(1))
-        early = join(channel, Cache.ALL)
-        channel.flush()
-        for viewer in early, join(channel, Cache.ALL):
-            self.assertEqual(viewer.bodies(), [*HEADERS, aac(1).body])
-
     def test_no_cache_at_all(self) -> None:
-        channel = on_air(make_channel(cache_bytes=0))
+        channel = on_air(self.make(cache_bytes=0))
         group(channel, 1)
         viewer = join(channel)
         self.assertEqual(viewer.bodies(), HEADERS)
@@ -146,7 +128,7 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(viewer.bodies(), HEADERS + second)
 
     def test_sound_alone_keeps_its_headers_only(self) -> None:
-        channel = make_channel()
+        channel = self.make()
         channel.begin("key")
         channel.publish(AAC_HEADER)
         for n in range(100):
@@ -159,7 +141,7 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(viewer.bodies(), [AAC_HEADER.body, aac(200).body])
 
     def test_a_group_larger_than_the_cache_goes_whole(self) -> None:
-        channel = on_air(make_channel(cache_bytes=5000))
+        channel = on_air(self.make(cache_bytes=5000))
         group(channel, 1)
         self.assertEqual(len(channel.log.groups), 1)
         group(channel, 2, frames=10, size=1000)
@@ -168,33 +150,8 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(viewer.bodies(), HEADERS)
         self.assertEqual(group(channel, 3), viewer.bodies()[2:])
 
-    def test_a_whole_stream_loses_its_oldest_groups(self) -> None:
-        channel = on_air(make_channel(cache_bytes=3000, whole_stream=True))
-        groups = [group(channel, n) for n in range(10)]
-        received = join(channel, Cache.ALL).bodies()
-        kept = len(channel.log.groups)
-        self.assertGreater(kept, 1)
-        self.assertEqual(received, HEADERS + [body for bodies in groups[-kept:] for body in bodies])
-        first = channel.log.groups[0]
-        self.assertLessEqual(channel.log.position - first.position, 3000)
-
-    def test_in_the_middle_of_a_merge(self) -> None:
-        """A joiner gets nothing twice, and misses nothing, whatever is waiting to be written."""
-        channel = on_air(make_channel(longest=0.1, merge_messages=100))
-        before = group(channel, 1)
-        late = [avc(1900, False), aac(1910)]
-        for message in late:
-            channel.publish(message)
-        viewer = join(channel)
-        self.assertEqual(viewer.bodies(), HEADERS + before)
-        channel.publish(avc(2000, True))
-        third = join(channel)
-        channel.flush()
-        self.assertEqual(viewer.bodies(), HEADERS + before + [m.body for m in late] + [avc(2000, True).body])
-        self.assertEqual(third.bodies(), [*HEADERS, avc(2000, True).body])
-
     def test_frames_before_the_first_keyframe_are_dropped(self) -> None:
-        channel = make_channel()
+        channel = self.make()
         viewer = join(channel)
         on_air(channel)
         channel.publish(avc(0, False))
@@ -204,7 +161,7 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(channel.publication.dropped, 1)
 
     def test_changed_headers(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         early = join(channel)
         group(channel, 1)
         changed = Message(VIDEO, 1, 1500, b"\x17\x00\0\0\0another configuration")
@@ -213,34 +170,8 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(early.bodies()[-len(last) - 1 :], [changed.body, *last])
         self.assertEqual(join(channel).bodies(), [AAC_HEADER.body, changed.body, *last])
 
-    def test_other_streams(self) -> None:
-        channel = on_air(make_channel(chunk_size=128))
-        bodies = group(channel, 1, size=500)
-        for stream_id in 2, 0x01020304:
-            viewer = join(channel, stream_id=stream_id)
-            more = group(channel, 2, size=500)
-            received = viewer.messages(128)
-            self.assertEqual({m.stream_id for m in received}, {stream_id})
-            self.assertEqual([m.body for m in viewer.media(128)], HEADERS + bodies + more)
-            bodies = more
-
-    def test_the_end_and_a_new_beginning(self) -> None:
-        channel = on_air(make_channel())
-        viewer, other = join(channel), join(channel, stream_id=3)
-        first = group(channel, 1)
-        channel.end()
-        late = join(channel)
-        on_air(channel)
-        second = group(channel, 0)
-        for each in viewer, other:
-            self.assertEqual(each.bodies(), HEADERS + first + HEADERS + second)
-        self.assertEqual(late.bodies(), HEADERS + second)
-        events = [m.body for m in other.messages() if m.type_id == messages.USER_CONTROL]
-        begin, eof = messages.user_control(0, 3).body, messages.user_control(1, 3).body
-        self.assertEqual(events, [eof, begin])
-
     def test_keyframe_that_a_player_waited_for_never_comes(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         group(channel, 1)
         viewer = join(channel, Cache.NO)
         channel.end()
@@ -249,12 +180,12 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(viewer.bodies(), HEADERS + HEADERS + second)
 
 
-class SlowTests(SynchronousTestCase):
+class SlowTests(ReaderCase):
     def setUp(self) -> None:
         self.patch(cursor_module, "MAX_LAG", 4000)
 
     def test_skips_whole_groups(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         quick, slow = join(channel), join(channel, room=300)
         everything = [body for n in range(30) for body in group(channel, n)]
         self.assertEqual(quick.bodies(), HEADERS + everything)
@@ -278,7 +209,7 @@ class SlowTests(SynchronousTestCase):
 
     def test_any_place_to_stop(self) -> None:
         for room in range(0, 2500, 37):
-            channel = on_air(make_channel(chunk_size=128))
+            channel = on_air(self.make(chunk_size=128))
             slow = join(channel, room=room)
             everything = [body for n in range(20) for body in group(channel, n, frames=3, size=150)]
             slow.take()
@@ -287,7 +218,7 @@ class SlowTests(SynchronousTestCase):
             self.assert_gaps_end_at_keyframes(received[2:], everything)
 
     def test_little_by_little(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         slow = join(channel, room=0)
         everything = []
         for n in range(40):
@@ -299,7 +230,7 @@ class SlowTests(SynchronousTestCase):
 
     def test_memory_is_bounded(self) -> None:
         others = blocks()
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         slow = join(channel, room=10)
         for n in range(200):
             group(channel, n)
@@ -310,7 +241,7 @@ class SlowTests(SynchronousTestCase):
             self.assertLess(len(slow.writer.waiting), 1500)
 
     def test_a_changed_header_is_sent_with_the_skip(self) -> None:
-        channel = on_air(make_channel())
+        channel = on_air(self.make())
         slow = join(channel, room=200)
         for n in range(10):
             group(channel, n)
@@ -323,8 +254,89 @@ class SlowTests(SynchronousTestCase):
         keyframe = next(i for i, body in enumerate(bodies) if body.startswith(b"\x17\1\0\0\0" + b"2"))
         self.assertIn(changed.body, bodies[:keyframe])
 
+    def test_without_a_cache(self) -> None:
+        channel = on_air(self.make(cache_bytes=0))
+        first = group(channel, 0)
+        slow = join(channel, room=500)
+        everything = [body for n in range(1, 30) for body in group(channel, n)]
+        slow.take()
+        everything += group(channel, 31)
+        received = slow.bodies()
+        self.assert_gaps_end_at_keyframes([body for body in received if body not in HEADERS], first + everything)
+        self.assertGreater(slow.player.skips, 0)
+
+
+class WholeStreamTests(ReaderCase):
+    """What only players of the channel's own log may have."""
+
+    def setUp(self) -> None:
+        self.patch(cursor_module, "MAX_LAG", 4000)
+
+    def test_all_and_clear_of_a_whole_stream(self) -> None:
+        channel = on_air(self.make(whole_stream=True))
+        bodies = HEADERS + group(channel, 1) + group(channel, 2)
+        third = group(channel, 3)
+        self.assertEqual(join(channel, Cache.ALL).bodies(), bodies + third)
+        self.assertEqual(join(channel, Cache.GOP).bodies(), HEADERS + third)
+        self.assertEqual(join(channel, Cache.CLEAR).bodies(), bodies + third)
+        self.assertEqual(join(channel, Cache.ALL).bodies(), HEADERS + third)
+        fourth = group(channel, 4)
+        self.assertEqual(join(channel, Cache.ALL).bodies(), HEADERS + fourth)
+
+    def test_clear_that_came_before_its_publisher(self) -> None:
+        channel = self.make(whole_stream=True)
+        viewer = join(channel, Cache.CLEAR)
+        on_air(channel)
+        bodies = HEADERS + group(channel, 1) + group(channel, 2)
+        self.assertEqual(viewer.bodies(), bodies)
+        self.assertEqual(len(channel.log.groups), 1)
+
+    def test_whole_stream_before_the_first_keyframe(self) -> None:
+        channel = on_air(self.make(whole_stream=True))
+        channel.publish(aac(1))
+        early = join(channel, Cache.ALL)
+        channel.flush()
+        for viewer in early, join(channel, Cache.ALL):
+            self.assertEqual(viewer.bodies(), [*HEADERS, aac(1).body])
+
+    def test_a_whole_stream_loses_its_oldest_groups(self) -> None:
+        channel = on_air(self.make(cache_bytes=6000, whole_stream=True))
+        groups = [group(channel, n) for n in range(10)]
+        received = join(channel, Cache.ALL).bodies()
+        kept = len(channel.log.groups)
+        self.assertGreater(kept, 1)
+        self.assertEqual(received, HEADERS + [body for bodies in groups[-kept:] for body in bodies])
+        first = channel.log.groups[0]
+        self.assertLessEqual(channel.log.tail.cost - first.cost, 6000)
+
+    def test_other_streams(self) -> None:
+        channel = on_air(self.make(chunk_size=128))
+        bodies = group(channel, 1, size=500)
+        for stream_id in 2, 0x01020304:
+            viewer = join(channel, stream_id=stream_id)
+            more = group(channel, 2, size=500)
+            received = viewer.messages(128)
+            self.assertEqual({m.stream_id for m in received}, {stream_id})
+            self.assertEqual([m.body for m in viewer.media(128)], HEADERS + bodies + more)
+            bodies = more
+
+    def test_the_end_and_a_new_beginning(self) -> None:
+        channel = on_air(self.make())
+        viewer, other = join(channel), join(channel, stream_id=3)
+        first = group(channel, 1)
+        channel.end()
+        late = join(channel)
+        on_air(channel)
+        second = group(channel, 0)
+        for each in viewer, other:
+            self.assertEqual(each.bodies(), HEADERS + first + HEADERS + second)
+        self.assertEqual(late.bodies(), HEADERS + second)
+        events = [m.body for m in other.messages() if m.type_id == messages.USER_CONTROL]
+        begin, eof = messages.user_control(0, 3).body, messages.user_control(1, 3).body
+        self.assertEqual(events, [eof, begin])
+
     def test_a_joiner_far_behind_the_live_edge_may_catch_up(self) -> None:
-        channel = on_air(make_channel(whole_stream=True))
+        channel = on_air(self.make(whole_stream=True))
         everything = [body for n in range(30) for body in group(channel, n)]
         viewer = join(channel, Cache.ALL, room=100)
         for n in range(30, 33):
@@ -334,16 +346,20 @@ class SlowTests(SynchronousTestCase):
         self.assertEqual(viewer.bodies(), HEADERS + everything)
         self.assertEqual(viewer.player.skips, 0)
 
-    def test_without_a_cache(self) -> None:
-        channel = on_air(make_channel(cache_bytes=0))
-        first = group(channel, 0)
-        slow = join(channel, room=500)
-        everything = [body for n in range(1, 30) for body in group(channel, n)]
-        slow.take()
-        everything += group(channel, 31)
-        received = slow.bodies()
-        self.assert_gaps_end_at_keyframes([body for body in received if body not in HEADERS], first + everything)
-        self.assertGreater(slow.player.skips, 0)
+    def test_in_the_middle_of_a_merge(self) -> None:
+        """A joiner gets nothing twice, and misses nothing, whatever is waiting to be written."""
+        channel = on_air(self.make(longest=0.1, merge_messages=100))
+        before = group(channel, 1)
+        late = [avc(1900, False), aac(1910)]
+        for message in late:
+            channel.publish(message)
+        viewer = join(channel)
+        self.assertEqual(viewer.bodies(), HEADERS + before)
+        channel.publish(avc(2000, True))
+        third = join(channel)
+        channel.flush()
+        self.assertEqual(viewer.bodies(), HEADERS + before + [m.body for m in late] + [avc(2000, True).body])
+        self.assertEqual(third.bodies(), [*HEADERS, avc(2000, True).body])
 
 
 class PaceTests(SynchronousTestCase):
@@ -435,22 +451,20 @@ class PaceTests(SynchronousTestCase):
 
     def test_the_bytes_of_a_round(self) -> None:
         """What channel tells the scheduler: bytes to each player, not to all of them."""
-        channel = on_air(make_channel(0.1, Clock()))
+        channel = on_air(make_channel(0.1, Clock(), cost=0.005))
         self.crowd(channel)
         channel.flush()
         before = channel.log.position
-        sizes: list[int] = []
-
-        def charge(cost: float, seconds: float, size: int) -> float:
-            sizes.append(size)
-            return 0.0
-
-        self.patch(channel.scheduler, "charge", charge)
         channel.publish(aac(0))
         channel.publish(aac(1))
         channel.flush()
         channel.flush()
-        self.assertEqual(sizes, [channel.log.position - before, 0])
+        expected = FlushScheduler(Clock(), 0.1, lambda: 0, Turns(Clock()))
+        cost = 0.0
+        for size in before, channel.log.position - before, 0:
+            cost = expected.charge(cost, 0.005, size)
+        self.assertGreater(expected.interval, 0)
+        self.assertAlmostEqual(channel.scheduler.interval, expected.interval)
 
     def test_one_call_for_each_player(self) -> None:
         channel = on_air(make_channel(merge_messages=100))

@@ -19,7 +19,7 @@ from tests.support.fakes import reactor
 
 
 class Cleanups:
-    """What a test does for the programs that it starts."""
+    """The part of a test case that programs need."""
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
@@ -40,18 +40,18 @@ class Cleanups:
 
 
 async def watched(options: argparse.Namespace, cleanups: Cleanups, verdict: list[int]) -> None:
-    """The run, with a line for each thing that happens. Adds the exit status to ``verdict``."""
+    """Runs it, and prints a line for each act. Appends the exit status to ``verdict``."""
     began = time.monotonic()
 
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
 
-    # Also when somebody ends this with a signal: nothing that was started stays behind.
+    # If a signal ends this, nothing that was started stays behind either.
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(cleanups.run()))
     outcomes = await run(cleanups, options.seconds, options.seed, options.publishers, options.ffmpegs, say)
     print(*outcomes, sep="\n")
     wrong = sum(len(outcome.problems) for outcome in outcomes)
-    print(f"WRONG in {wrong} places" if wrong else "right: nothing missing, nothing twice, every id the right one")
+    print(f"WRONG: {wrong} problems" if wrong else "right: no end is missing, none came twice, every id is right")
     verdict.append(1 if wrong else 0)
 
 
@@ -59,21 +59,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="platform",
         description="Runs a whole platform on this machine, with kills and restarts of each party, and checks that "
-        "whoever decides heard one end of each publish that was accepted: docs/platform.md.",
+        "the callback and the coordinator heard one end of each publish that they accepted: docs/platform.md.",
     )
     add = parser.add_argument
-    add("--seconds", type=float, default=180, help="how long, in all (default: %(default)s)")
-    add("--publishers", type=int, default=24, help="cheap publishers at a time (default: %(default)s)")
-    add("--ffmpegs", type=int, default=2, help="ffmpegs at a time that publish (default: %(default)s)")
-    add("--seed", type=int, default=int(time.time()), help="for the choices that are made (default: the time)")
+    add("--seconds", type=float, default=180, help="total duration (default: %(default)s)")
+    add("--publishers", type=int, default=24, help="simple publishers at a time (default: %(default)s)")
+    add("--ffmpegs", type=int, default=2, help="ffmpeg publishers at a time (default: %(default)s)")
+    add("--seed", type=int, default=int(time.time()), help="seed of the random choices (default: the time)")
     options = parser.parse_args()
     if options.publishers < 4 or options.ffmpegs < 0:
-        parser.error("there have to be 4 cheap publishers at least: some are killed while others are spared")
+        parser.error("at least 4 simple publishers are needed: some are killed while others are spared")
     print(f"seed {options.seed}")
     verdict: list[int] = []
     with tempfile.TemporaryDirectory(prefix="platform-") as directory, contextlib.suppress(SystemExit):
         react(lambda _: Deferred.fromCoroutine(watched(options, Cleanups(directory), verdict)))
-    sys.exit(verdict[0] if verdict else "platform: it did not get to its end")
+    sys.exit(verdict[0] if verdict else "platform: the run was not completed")
 
 
 main()

@@ -1,6 +1,6 @@
-"""The parties of a platform that decide: an HTTP application, and a coordinator in its place.
+"""The deciding parties of a platform: an HTTP application, or a coordinator instead.
 
-Both take their time with each answer, deny and spoil some, and write all down in a `Record`.
+Both delay each answer, deny some publishes, give some an unusable stream id, and note everything in a `Record`.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.server import NOT_DONE_YET, Request
 
-from tests.platform.record import Record, Stream, Way
+from tests.platform.record import Record, Sender, Stream
 from tests.support.coordinator import Coordinator, Visit
 from tests.support.fakes import reactor, until
 from tests.support.http_app import Event, HTTPApp
 
 LONGEST_DELAY = 0.4
-"""Seconds that the answer to a question may take."""
+"""Most seconds until a question is answered."""
 LONGEST_DELAY_OF_END = 0.1
-"""The same of the answer to an end: a server that is stopped should not owe its waiting to these."""
+"""Most seconds until an end is answered. It is short, so that a server that stops does not have to wait for it."""
 
 DENIED, SPOILED = "denied-", "spoiled-"
-"""How the key begins of a publish that is denied, and of one that gets a stream id that cannot be used."""
+"""Prefixes of the keys of publishes that are denied, and of those that get an unusable stream id."""
 
 
 class Party(Protocol):
-    """Who decides."""
+    """The party that decides on publishes."""
 
     record: Record
     decider: Decider
-    way: Way
-    """How the server that runs now asks."""
+    sender: Sender
+    """The server that runs now, or its connection."""
 
     def new_server(self, name: str) -> None:
-        """A server is about to be started, and calls itself so."""
+        """A server with this name is about to be started."""
 
     async def restart(self, seconds: float) -> None:
-        """Goes down, and comes back after so long."""
+        """Goes down, and comes back after ``seconds``."""
 
     async def stop(self) -> None:
         """Goes down for good."""
 
 
 class Decider:
-    """What to say to a publish, and when."""
+    """Decides how a publish is answered, and when."""
 
     def __init__(self, record: Record, random: Random) -> None:
         self.record = record
@@ -55,7 +55,7 @@ class Decider:
         self._held: list[Callable[[], None]] | None = None
 
     def later(self, answer: Callable[[], None]) -> IDelayedCall:
-        """Answers a question after some time."""
+        """Answers a question after a random delay."""
         call: IDelayedCall = reactor.callLater(self.delay(), self._answer, answer)
         return call
 
@@ -63,7 +63,7 @@ class Decider:
         return self._random.uniform(0, longest)
 
     def hold(self) -> None:
-        """From now on no question gets its answer, until `release`."""
+        """Holds all answers to questions back until `release`."""
         self._held = []
 
     def release(self) -> None:
@@ -78,7 +78,7 @@ class Decider:
             self._held.append(answer)
 
     def decide(self, stream: Stream) -> str | None:
-        """The stream's id, or None where the publish is denied."""
+        """Returns the stream's id, or None if the publish is denied."""
         if stream.key.startswith(DENIED):
             self.record.deny(stream)
             return None
@@ -95,7 +95,7 @@ class Application:
     def __init__(self, record: Record, random: Random, secret: str) -> None:
         self.record = record
         self.decider = Decider(record, random)
-        self._ways: dict[str, Way] = {}
+        self._senders: dict[str, Sender] = {}
         self._pending: dict[Request, tuple[Stream | None, IDelayedCall]] = {}
         self._deserted: set[Request] = set()
         self._going_down = False
@@ -110,14 +110,14 @@ class Application:
 
     @property
     def heard(self) -> int:
-        """How many events have come."""
+        """How many events have been received."""
         return len(self._http.events)
 
     def new_server(self, name: str) -> None:
-        self.way = self._ways[name] = Way(name)
+        self.sender = self._senders[name] = Sender(name)
 
     async def restart(self, seconds: float) -> None:
-        """Goes down at once: what waits for its answer gets none. What has been answered has left."""
+        """Goes down at once. Pending requests get no answer; answers that were given have been sent."""
         self.record.down()
         self._going_down = True
         for request in list(self._pending):
@@ -137,12 +137,12 @@ class Application:
         claims = event.claims
         if claims["client_ip"] != "127.0.0.1" or claims["sub"] != "rtmp_event":
             self.record.problems.append(f"an event with wrong claims: {claims}")
-        way = self._ways[claims["rtmp_host"]]
+        sender = self._senders[claims["rtmp_host"]]
         if event.name == "start":
-            asked = self.record.ask(way, claims["channel"], claims["key"])
+            asked = self.record.ask(sender, claims["channel"], claims["key"])
             self._pending[request] = asked, self.decider.later(lambda: self._answer_start(request, asked))
         else:
-            ended = self.record.end(way, claims["channel"], claims["stream_id"], claims["key"])
+            ended = self.record.end(sender, claims["channel"], claims["stream_id"], claims["key"])
             delay = self.decider.delay(LONGEST_DELAY_OF_END)
             self._pending[request] = ended, reactor.callLater(delay, self._answer_stop, request, ended)
         request.notifyFinish().addErrback(lambda _: self._deserted.add(request))
@@ -166,14 +166,14 @@ class Application:
         self._finish(request)
 
     def _finish(self, request: Request) -> None:
-        """Sends the answer. As most applications, this one has decided without a look at who still waits for it."""
+        """Sends the answer. Like most applications, this one has decided without checking who still waits for it."""
         if request in self._deserted:
             self._deserted.discard(request)
         else:
             request.finish()
 
     def _drop(self, request: Request) -> None:
-        """There will be no answer, as the application goes down."""
+        """The application goes down without an answer to this request."""
         stream, answer = self._pending.pop(request)
         answer.cancel()
         if stream is None:
@@ -191,7 +191,7 @@ class Coordination:
         self.record = record
         self.decider = Decider(record, random)
         self._server = ""
-        self._ways: dict[Visit, Way] = {}
+        self._senders: dict[Visit, Sender] = {}
         self._request_ids: set[tuple[Visit, str]] = set()
         self._coordinator = Coordinator(secret)
         self._coordinator.on_open = self._opened
@@ -210,46 +210,48 @@ class Coordination:
 
     def new_server(self, name: str) -> None:
         self._server = name
-        self.way = Way(name)  # until it has connected
+        self.sender = Sender(name)  # until it has connected
 
     def kill(self, channel: str, stream_id: str) -> None:
         self._coordinator.visit.say(f"STREAM-KILL\nStream-Channel:{channel}\nStream-ID:{stream_id}\n")
 
     async def restart(self, seconds: float) -> None:
-        """Goes down at once, and with it its connection."""
-        way = self.way
-        self.record.cut(way)
+        """Goes down at once, with its connection."""
+        sender = self.sender
+        self.record.cut(sender)
         await self._coordinator.stop()
         await deferLater(reactor, seconds)
         self._coordinator.listen()
-        await self._asked_again(way)
+        await self._asked_again(sender)
 
     async def drop(self) -> None:
         """Drops the connection, and waits for the next one."""
-        way = self.way
-        self.record.cut(way)
+        sender = self.sender
+        self.record.cut(sender)
         self._coordinator.visit.drop()
-        await self._asked_again(way)
+        await self._asked_again(sender)
 
     async def stop(self) -> None:
         self._heartbeat.stop()
         await self._coordinator.stop()
 
-    async def _asked_again(self, way: Way) -> None:
-        """The server has come back by another way, and knows it."""
-        await until(lambda: self.way is not way and self.way.used, "a question by the server's next connection")
+    async def _asked_again(self, sender: Sender) -> None:
+        """Waits until the server has reconnected and asked."""
+        await until(
+            lambda: self.sender is not sender and self.sender.used, "a question by the server's next connection"
+        )
 
     def _opened(self, visit: Visit) -> None:
-        self.way = self._ways[visit] = Way(f"{self._server}, connection {len(self._ways) + 1}")
+        self.sender = self._senders[visit] = Sender(f"{self._server}, connection {len(self._senders) + 1}")
 
     def _say_heartbeats(self) -> None:
         for visit in self._coordinator.visits:
             visit.say("HEARTBEAT")
 
     def _heard(self, visit: Visit, kind: str, parameters: dict[str, str]) -> None:
-        way = self._ways[visit]
+        sender = self._senders[visit]
         if kind == "PUBLISH-END":
-            ended = self.record.end(way, parameters["stream-channel"], parameters["stream-id"])
+            ended = self.record.end(sender, parameters["stream-channel"], parameters["stream-id"])
             if ended is not None:
                 self.record.tell(ended)  # there is no answer to it
         elif kind == "PUBLISH-REQUEST":
@@ -257,7 +259,7 @@ class Coordination:
             if (visit, request_id) in self._request_ids or parameters["user-ip"] != "127.0.0.1":
                 self.record.problems.append(f"a wrong request: {parameters}")
             self._request_ids.add((visit, request_id))
-            stream = self.record.ask(way, parameters["stream-channel"], parameters["stream-key"])
+            stream = self.record.ask(sender, parameters["stream-channel"], parameters["stream-key"])
             self.decider.later(lambda: self._answer(visit, request_id, stream))
 
     def _answer(self, visit: Visit, request_id: str, stream: Stream) -> None:

@@ -1,4 +1,4 @@
-"""Publishers that come and go: most are cheap ones in this process, some are ffmpeg. Each writes down what it saw."""
+"""Publishers that come and go: most are simple ones in this process, some are ffmpeg. Each notes what it saw."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, METADATA, RTMPClie
 
 FRAME_SECONDS = 0.1
 LONGEST_STAY = 3.0
-"""Seconds on air; those of ffmpeg, which takes longer to come, are twice as many."""
+"""Most seconds on air; ffmpeg, which takes longer to start, has twice as many."""
 LONGEST_PAUSE = 0.3
-"""Seconds from one publish to the next."""
+"""Most seconds from one publish to the next."""
 
 KEY = "the-key-"
-"""What every key has in it: none is to be seen in a log."""
+"""A part of every key. It must never be seen in a log."""
 
 FFMPEG = ("ffmpeg", "-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-f", "lavfi")
 PICTURE = ("-i", "testsrc2=size=160x90:rate=15", "-c:v", "flv1", "-progress", "pipe:1", "-f", "flv")
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 
 class Broadcast:
-    """One publish that is on air. Its publisher stays until its time is up, it is told to `leave`, or the server ends
-    it; one that is held stays for ever."""
+    """One publish that is on air. Its publisher stays until its time is over, it is told to `leave`, or the server ends
+    the publish. If it is ``held``, its time does not end."""
 
     def __init__(self, publish: Publish, connection: RTMPClient | None) -> None:
         self.publish = publish
         self.connection = connection
-        """None: it is ffmpeg's."""
+        """None for ffmpeg."""
         self.held = False
         self.done: Deferred[None] = Deferred()
 
@@ -56,7 +56,7 @@ class Broadcast:
             self.done.callback(None)
 
     def ended_with(self, result: T) -> T:
-        """The server has ended it. Passes on what it is given, as a callback."""
+        """The server has ended it. Returns ``result``, as a callback does."""
         if not self.done.called:
             self.done.callback(None)
         return result
@@ -67,7 +67,7 @@ class Broadcast:
 
 
 class Crowd:
-    """``port`` tells where the server is. What publishers do is chosen by ``random``."""
+    """All publishers. ``port`` returns the server's port; ``random`` chooses what they do."""
 
     def __init__(self, record: Record, random: Random, case: Case, port: Callable[[], int]) -> None:
         self.record = record
@@ -80,14 +80,14 @@ class Crowd:
         self._running: list[Deferred[None]] = []
 
     def start(self, cheap: int, ffmpegs: int) -> None:
-        """``cheap`` publishers on as many channels, so that some meet; each ffmpeg has a channel to itself."""
+        """Starts ``cheap`` publishers on as many channels, so that some meet. Each ffmpeg has its own channel."""
         channels = [f"tv-{number}" for number in range(cheap)]
         publishers = [self._come_and_go(channels) for _ in range(cheap)]
         publishers += [self._run_ffmpegs(f"ffmpeg-{number}") for number in range(ffmpegs)]
         self._running = [Deferred.fromCoroutine(publisher) for publisher in publishers]
 
     async def stop(self) -> list[str]:
-        """All leave. Returns what went wrong with them. May be called again."""
+        """Lets all leave. Returns what went wrong with them. May be called again."""
         self._stopping = True
         for broadcast in list(self.on_air):
             broadcast.leave()
@@ -96,7 +96,7 @@ class Crowd:
         return [f"a publisher failed: {result}" for good, result in results if not good]
 
     async def victim(self, cheap: bool = False) -> Broadcast:
-        """One that is on air, and that does not leave from now on by itself."""
+        """Returns one that is on air, and does not leave by itself any more."""
 
         def candidates() -> list[Broadcast]:
             known = self.record.on_air()  # ffmpeg may take a second to see that it is not on air any more
@@ -113,7 +113,7 @@ class Crowd:
         return chosen
 
     async def take_over(self) -> None:
-        """A publisher falls silent, and comes again by another connection."""
+        """A publisher falls silent, and publishes again on a new connection."""
         lost = self.new_publish("taken-over")
         again = self.record.publishing(lost.channel, lost.key)
         connections = []
@@ -122,7 +122,7 @@ class Crowd:
             connections.append(connection)
             await connection.open(publish.channel)
             await connection.publish(publish.key)
-            publish.told = STARTED
+            self.record.told(publish, STARTED)
         await within(connections[0].lost)
         lost.over = again.left = True
         connections[1].transport.loseConnection()
@@ -133,7 +133,7 @@ class Crowd:
         self._last_key += 1
         return self.record.publishing(channel, f"{prefix}{KEY}{self._last_key}")
 
-    # Cheap ones
+    # Simple publishers
 
     async def _come_and_go(self, channels: list[str]) -> None:
         while not self._stopping:
@@ -154,7 +154,7 @@ class Crowd:
             connection.transport.abortConnection()
 
     async def _publish(self, connection: RTMPClient, channel: str) -> bool:
-        """One publish. Tells whether the connection is to be used for another one."""
+        """Makes one publish. Returns whether the connection is to be used for another one."""
         prefix = self._random.choices(("", DENIED, SPOILED), (20, 2, 1))[0]
         publish = self.new_publish(channel, prefix)
         try:
@@ -164,7 +164,7 @@ class Crowd:
                 await self._pause(LONGEST_DELAY / 2)
                 publish.left = True
                 return False
-            publish.told = codes([await connection.until(is_answer, "the answer to the publish")])[0]
+            self.record.told(publish, codes([await connection.until(is_answer, "the answer to the publish")])[0])
             if publish.told != STARTED:
                 return False
             sending = LoopingCall(send_frame, connection, count())
@@ -180,7 +180,7 @@ class Crowd:
             publish.over = True
 
     async def _leave(self, connection: RTMPClient) -> bool:
-        """In one of several ways. The result is `_publish`'s."""
+        """Leaves in one of several ways. Returns the result of `_publish`."""
         match self._random.randrange(4):
             case 0:
                 connection.transport.loseConnection()
@@ -209,7 +209,7 @@ class Crowd:
             program.ended.addCallback(broadcast.ended_with)
             with contextlib.suppress(AssertionError):  # it has ended: the server is away
                 await program.until("^frame=[1-9]")
-                publish.told = STARTED
+                self.record.told(publish, STARTED)
                 await self._stay(broadcast, 2 * LONGEST_STAY)
                 program.signal(self._random.choice((signal.SIGINT, signal.SIGKILL)))
             await within(program.ended)
@@ -221,12 +221,12 @@ class Crowd:
 
 
 def is_answer(message: Message) -> bool:
-    """Whether this is what a publish is answered with."""
+    """Whether this is the answer to a publish."""
     return any(code.startswith("NetStream.Publish.") for code in codes([message]))
 
 
 def send_frame(connection: RTMPClient, numbers: Iterator[int]) -> None:
-    """The next frame; with headers before the first, and a keyframe each second."""
+    """Sends the next frame, with headers before the first one, and a keyframe each second."""
     number = next(numbers)
     time = round(number * FRAME_SECONDS * 1000)
     headers = () if number else (METADATA, AVC_HEADER, AAC_HEADER)

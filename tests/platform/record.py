@@ -1,20 +1,20 @@
-"""What happened on a platform, as those saw it who publish and who decides, and what is wrong with it. Pure.
+"""A record of what happened on a platform, as the publishers and the deciding party saw it. Finds what is wrong. Pure.
 
 What must hold:
 
-- a publish is asked about once at most, and who is on air has been accepted;
-- what was accepted goes on air, unless its publisher left before the answer or the stream id could not be used;
-- each accepted stream gets one end, with its own id, channel and key, by the way it was asked about;
-- nothing gets an end that was not accepted;
-- while a stream is on air, and until its end has been answered, nothing else is asked about its channel.
+- there is at most one question about a publish, and each publish on air has been accepted;
+- each accepted publish goes on air, unless its publisher left before the answer or its stream id could not be used;
+- each accepted stream gets one end, with its own id, channel and key, from the sender of its question;
+- no other stream gets an end;
+- from the acceptance of a stream until its end is answered, there is no other question about its channel.
 
 What is excused, and nothing else:
 
-- a server that was killed (SIGKILL) and a connection to the coordinator that was cut: what was asked about or accepted
-  by that way, and had no end yet, may go without one;
-- a question that the application went down with, unanswered: it is as good as denied, and must get no end;
-- an end that the application heard and went down with before it had answered: it may come once more;
-- while the application is down it hears of ends late, perhaps after the next question about the channel.
+- a server is killed (SIGKILL), or its connection to the coordinator is cut: the streams of that sender that have no end
+  yet may go without one;
+- the application goes down with an unanswered question: it counts as denied, and must get no end;
+- the application goes down with an unanswered end: that end may come once more;
+- the application is down: it may hear of ends late, even after the next question about the channel.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ STARTED = "NetStream.Publish.Start"
 
 
 @define(eq=False)
-class Way:
-    """How questions and ends come: one life of the server, or one connection of it to the coordinator."""
+class Sender:
+    """Sends questions and ends: one run of the server, or one of its connections to the coordinator."""
 
     name: str
     used: bool = False
@@ -47,13 +47,15 @@ class Answer(enum.Enum):
 
 @define(eq=False)
 class Publish:
-    """One publish as its publisher sees it. ``told`` is the status code it got, empty before."""
+    """One publish as its publisher sees it. ``told`` is the status code that it got, and empty before."""
 
     channel: str
     key: str
     told: str = ""
+    told_at: int = 0
+    """The place of that in the record's order."""
     left: bool = False
-    """It has gone, or begun to go, by its own will."""
+    """It has left, or begun to leave, by itself."""
     over: bool = False
 
     @property
@@ -63,10 +65,10 @@ class Publish:
 
 @define(eq=False)
 class Stream:
-    """One publish as the party that decides sees it: a question, its answer, and an end. The times are places in the
+    """One publish as the deciding party sees it: a question, its answer, and an end. The times are numbers in the
     record's order."""
 
-    way: Way
+    sender: Sender
     channel: str
     key: str
     asked: int
@@ -75,24 +77,26 @@ class Stream:
     usable: bool = True
     """Whether the answer's stream id is one that the server takes."""
     accepted: int = 0
+    on_air: int = 0
+    """When its publisher had heard that it is on air; 0 where that is not known."""
     ended: int | None = None
-    """When it had its end, or lost it with its way."""
+    """When it had its end, or was excused."""
     told: int | None = None
-    """When the end was answered: until then the server has to wait with its next question."""
+    """When the end was answered. Until then the server must not ask the next question."""
     excused: bool = False
     repeats: int = 0
-    """How often the end may come again."""
+    """How many more ends may come."""
     interrupted: bool = False
-    """The server was about to stop before the publisher had its answer."""
+    """The server began to stop before the publisher had its answer."""
     may_be_late: bool = False
 
     def __str__(self) -> str:
-        return f"stream {self.stream_id!r} of channel {self.channel!r}, key {self.key!r}, {self.way.name}"
+        return f"stream {self.stream_id!r} of channel {self.channel!r}, key {self.key!r}, {self.sender.name}"
 
 
 @define
 class Record:
-    """Takes what happens, in order. ``counts`` and ``problems`` are what came of it."""
+    """Notes what happens, in order. ``counts`` and ``problems`` are the results."""
 
     counts: Counter[str] = field(factory=Counter)
     problems: list[str] = field(factory=list)
@@ -100,7 +104,7 @@ class Record:
     publishes: dict[str, list[Publish]] = field(factory=lambda: defaultdict(list))
     """By key."""
     open: set[Stream] = field(factory=set)
-    """What waits for its answer or its end."""
+    """Streams that wait for an answer or an end."""
     _by_id: dict[str, Stream] = field(factory=dict)
     _now: int = 0
 
@@ -112,15 +116,20 @@ class Record:
         self.counts["publishes"] += 1
         return publish
 
-    # What the party that decides hears and says
+    def told(self, publish: Publish, code: str) -> None:
+        """A publisher has had its answer."""
+        publish.told = code
+        publish.told_at = self._next()
 
-    def ask(self, way: Way, channel: str, key: str) -> Stream:
+    # What the deciding party receives and answers
+
+    def ask(self, sender: Sender, channel: str, key: str) -> Stream:
         self.counts["questions"] += 1
-        stream = Stream(way, channel, key, self._next())
+        stream = Stream(sender, channel, key, self._next())
         self.streams.append(stream)
-        way.used = True
-        stream.interrupted = way.stopping
-        if way.cut:
+        sender.used = True
+        stream.interrupted = sender.stopping
+        if sender.cut:
             self._excuse(stream)
         else:
             self.open.add(stream)
@@ -138,20 +147,20 @@ class Record:
         self.open.discard(stream)
 
     def lose(self, stream: Stream) -> None:
-        """Whoever was asked went down without an answer."""
+        """The deciding party went down without an answer."""
         self.counts["unanswered"] += 1
         stream.answer = Answer.LOST
         self.open.discard(stream)
 
-    def end(self, way: Way, channel: str, stream_id: str, key: str | None = None) -> Stream | None:
-        """A stream's end is heard. Returns the stream, if there is such a one."""
+    def end(self, sender: Sender, channel: str, stream_id: str, key: str | None = None) -> Stream | None:
+        """A stream's end has been received. Returns the stream, or None if there is none with that id."""
         self.counts["ends"] += 1
         stream = self._by_id.get(stream_id)
         if stream is None:
             self.problems.append(f"an end of what was never accepted: id {stream_id!r} of channel {channel!r}")
             return None
-        if way is not stream.way:
-            self.problems.append(f"{stream}: its end came from {way.name}")
+        if sender is not stream.sender:
+            self.problems.append(f"{stream}: its end came from {sender.name}")
         if channel != stream.channel or key not in (None, stream.key):
             self.problems.append(f"{stream}: its end is one of channel {channel!r}, key {key!r}")
         if stream.ended is None or stream.excused:
@@ -166,46 +175,46 @@ class Record:
         return stream
 
     def tell(self, stream: Stream) -> None:
-        """The server knows that the end has been heard."""
+        """The end has been answered."""
         stream.told = self._next()
 
     def repeat(self, stream: Stream) -> None:
-        """Whoever heard the end went down without an answer to it."""
+        """The deciding party went down before it had answered the end."""
         stream.repeats += 1
         stream.may_be_late = True
 
-    # What happens to them
+    # What happens to the parties
 
-    def stopping(self, way: Way) -> None:
+    def stopping(self, sender: Sender) -> None:
         """The server is told to stop."""
-        way.stopping = True
+        sender.stopping = True
         for stream in self.open:
             stream.interrupted = True
 
-    def cut(self, way: Way) -> None:
-        """Nothing more comes by this way, except what is on it already."""
-        self.stopping(way)
-        way.cut = True
-        for stream in [stream for stream in self.open if stream.way is way]:
+    def cut(self, sender: Sender) -> None:
+        """Nothing more is sent by this sender; what it has sent may still arrive."""
+        self.stopping(sender)
+        sender.cut = True
+        for stream in [stream for stream in self.open if stream.sender is sender]:
             self._excuse(stream)
 
     def down(self) -> None:
-        """The application hears nothing for a while."""
+        """The application receives nothing for a while."""
         for stream in self.open:
             stream.may_be_late = True
 
     # What must hold
 
     def on_air(self) -> dict[str, Stream]:
-        """The streams that were accepted and have no end yet, by key."""
+        """Returns the streams that were accepted and have no end yet, by key."""
         return {stream.key: stream for stream in self.open if stream.accepted}
 
     def under_way(self) -> list[Publish]:
-        """The publishes whose publisher has not gone."""
+        """Returns the publishes whose publisher has not left."""
         return [publish for of_one_key in self.publishes.values() for publish in of_one_key if not publish.over]
 
     def owed(self) -> list[Stream]:
-        """The streams whose publisher has gone and whose end has not come yet."""
+        """Returns the streams whose publisher has left and whose end has not come yet."""
         return [stream for stream in self.open if all(publish.over for publish in self.publishes[stream.key])]
 
     def asking(self) -> bool:
@@ -213,7 +222,7 @@ class Record:
         return any(stream.answer is Answer.NONE for stream in self.open)
 
     def verify(self) -> list[str]:
-        """All that is wrong, when all publishers have gone and all that was open should be closed."""
+        """Returns all problems. To be called when all publishers have left and all streams should have ended."""
         excused = [stream for stream in self.streams if stream.excused and stream.answer is Answer.ACCEPTED]
         self.counts["ends excused"] = len(excused)
         publishes = [publish for of_one_key in self.publishes.values() for publish in of_one_key]
@@ -223,18 +232,26 @@ class Record:
         for stream in self.streams:
             asked[stream.key].append(stream)
         on_air: list[Stream] = []
-        for key in {**asked, **self.publishes}:
-            problems += self._compare(key, asked[key], self.publishes[key], on_air)
+        problems_of_keys: list[str] = []
+        for _ in range(2):  # the first time to find out when each stream was on air
+            on_air.clear()
+            problems_of_keys.clear()
+            for key in {**asked, **self.publishes}:
+                problems_of_keys += self._compare(key, asked[key], self.publishes[key], on_air)
+        problems += problems_of_keys
         return problems + self._overlaps(on_air)
 
     def _compare(self, key: str, asked: list[Stream], publishes: list[Publish], on_air: list[Stream]) -> Iterator[str]:
-        """What publishers with one key saw, and what was asked and answered about them. Adds to ``on_air`` what was."""
+        """Compares what publishers with one key saw with the questions about them. Adds to ``on_air`` what was so."""
         if len(asked) > len(publishes):
             yield f"key {key!r}: {len(asked)} questions for {len(publishes)} publishes"
         accepted = [stream for stream in asked if stream.answer is Answer.ACCEPTED and stream.usable]
         started = sum(publish.told == STARTED for publish in publishes)
         if started == len(accepted):
             on_air += accepted
+            places = sorted(publish.told_at for publish in publishes if publish.told == STARTED)
+            for stream, place in zip(accepted, places, strict=True):
+                stream.on_air = place
         elif started > len(accepted):
             yield f"key {key!r}: {started} went on air, of {len(accepted)} that were accepted"
         elif not (
@@ -250,14 +267,14 @@ class Record:
         return any(
             other.channel == stream.channel
             and other.answer is Answer.ACCEPTED
-            and other is not stream
-            and stream.asked < other.accepted
+            and other.key != stream.key
+            and stream.asked < (other.on_air or other.accepted)
             and other.asked < stream.accepted
             for other in self.streams
         )
 
     def _overlaps(self, on_air: list[Stream]) -> list[str]:
-        """What was asked about a channel while something was on air there."""
+        """Finds questions about a channel that was on air."""
         asked = defaultdict(list)
         for stream in self.streams:
             asked[stream.channel].append(stream)
@@ -265,7 +282,7 @@ class Record:
             f"{other}: asked about while {stream} was on air"
             for stream in on_air
             for other in asked[stream.channel]
-            if not stream.may_be_late and stream.accepted < other.asked < (stream.told or self._now)
+            if not stream.may_be_late and (stream.on_air or stream.accepted) < other.asked < (stream.told or self._now)
         ]
 
     def _excuse(self, stream: Stream) -> None:

@@ -1,7 +1,7 @@
 """The scripted run of a whole platform on one machine: publishers come and go, every party kills, every party restarts.
 
-First with an HTTP application that decides, then with a coordinator in its place; real redis-server and real server in
-both. `run` gives what was seen, and what was wrong with it (record.py says what must hold and what is excused).
+An HTTP application decides in the first stage, a coordinator in the second; both have a real redis-server and a real
+server. `run` returns what was seen and what was wrong (record.py says what must hold and what is excused).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ SECRET = "a secret of more than thirty-two bytes"
 TOKEN = "a-token-of-more-than-thirty-two-bytes"
 
 MOST_SHOWN = 20
-"""Problems in a summary."""
+"""Most problems that a summary shows."""
 
 LONGEST_DOWN = 1.5
-"""Seconds for which a party is down. A stop is tried again after 1, 3 and 9 s: none gets lost."""
+"""Most seconds for which a party is down. A stop is tried again after 1, 3 and 9 s, so none is lost."""
 LONGEST_PAUSE = 0.5
-"""Seconds from one act to the next."""
+"""Most seconds from one act to the next."""
 
 Act = Callable[[], Awaitable[None]]
 
 
 @define
 class Outcome:
-    """What came of a run with one party that decides."""
+    """The result of one stage."""
 
     title: str
     record: Record
@@ -70,7 +70,7 @@ class Outcome:
 
 @frozen
 class Surroundings:
-    """What both stages have: ``case`` ends what was started, ``say`` is told what happens, for whoever watches."""
+    """What both stages share. ``case`` ends what was started; ``say`` is called with a line for each act."""
 
     case: Case
     random: Random
@@ -79,7 +79,7 @@ class Surroundings:
 
 
 class Stage:
-    """The platform with one party that decides."""
+    """The platform with one deciding party."""
 
     def __init__(self, title: str, party: Party, surroundings: Surroundings, **settings: str) -> None:
         self.outcome = Outcome(title, party.record)
@@ -96,7 +96,7 @@ class Stage:
         self._crowd = Crowd(self.record, self._random, self._case, lambda: self._port)
 
     def acts(self) -> dict[str, Act]:
-        """What can happen, by name."""
+        """Returns what can happen, by name."""
         return {
             "Redis kill-session": self._kill_session,
             "Redis close-stream": self._close_stream,
@@ -108,7 +108,7 @@ class Stage:
         }
 
     async def run(self, seconds: float, publishers: int, ffmpegs: int) -> Outcome:
-        """Each act once at least, and on until ``seconds`` are over."""
+        """Performs each act at least once, and goes on until ``seconds`` are over."""
         deadline = reactor.seconds() + seconds
         problems = self.outcome.problems
         await self._start_server()
@@ -123,7 +123,7 @@ class Stage:
             problems.append(f"{type(error).__name__}: {error}")
             problems += [f"{stream}: no end" for stream in self.record.owed() if stream.accepted]
             self._look_at_log()
-            self.record.cut(self._party.way)
+            self.record.cut(self._party.sender)
             await self._server.kill()
             problems += await self._crowd.stop()
         await self._party.stop()
@@ -164,8 +164,8 @@ class Stage:
         await self._server.until("connected to Redis")
 
     async def _stop_server(self) -> None:
-        """By SIGTERM. What is being asked is answered only when all publishers have been disconnected."""
-        self.record.stopping(self._party.way)
+        """Sends SIGTERM. Pending questions are answered only when all publishers have been disconnected."""
+        self.record.stopping(self._party.sender)
         self._party.decider.hold()
         publishes = self.record.under_way()
         self._server.signal(signal.SIGTERM)
@@ -175,7 +175,7 @@ class Stage:
         self._party.decider.release()
         status = await within(self._server.ended)
         if status != 0:
-            self.outcome.problems.append(f"SIGTERM ended {self._party.way.name} with status {status}")
+            self.outcome.problems.append(f"SIGTERM ended {self._party.sender.name} with status {status}")
         self._look_at_log()
 
     def _look_at_log(self) -> None:
@@ -183,18 +183,18 @@ class Stage:
             if re.match(r"\S+ (error|critical) ", line) or any(
                 word in line for word in ("Traceback", SECRET, TOKEN, KEY)
             ):
-                self.outcome.problems.append(f"{self._party.way.name} logged: {line}")
+                self.outcome.problems.append(f"{self._party.sender.name} logged: {line}")
 
     async def _terminate(self) -> None:
-        """While something is on air and something is asked about."""
+        """Stops the server while there are a publish on air and a pending question."""
         await until(lambda: self._crowd.on_air and self.record.asking(), "a question")
         await self._stop_server()
         await self._start_server()
 
     async def _kill_server(self) -> None:
-        """Nothing may be on its way then: what is excused is what was on air or asked about, and no more."""
+        """Kills it while no end is on its way: only streams on air and pending questions are excused."""
         await self._settle()
-        self.record.cut(self._party.way)
+        self.record.cut(self._party.sender)
         self._server.signal(signal.SIGKILL)
         await within(self._server.ended)
         self._look_at_log()
@@ -204,13 +204,13 @@ class Stage:
         await until(lambda: not self.record.owed(), "the end of each publish whose publisher has gone")
 
     async def _check_empty(self) -> None:
-        """Nothing is left of what has gone, perhaps after a moment."""
+        """Fails unless the server has no channel left, perhaps after a moment."""
         for _ in range(100):
             found = await self._http("GET", "/api/v1/channels")
             if found == {"total": 0, "channels": []}:
                 return
             await deferLater(reactor, 0.1)
-        raise AssertionError(f"with nobody there, the server has {found}")
+        raise AssertionError(f"the server still has channels: {found}")
 
     # Kills
 
@@ -218,7 +218,7 @@ class Stage:
         await until(lambda: victim.publish.over, f"the end of the publish on channel {victim.publish.channel}")
 
     async def _spared(self, other: Broadcast) -> None:
-        """It is on air still: it gets an answer."""
+        """Fails unless this publisher is still on air: the server must answer it."""
         assert other.connection is not None
         number = self._random.randrange(2**32)
         other.connection.send(messages.user_control(messages.PING_REQUEST, number))
@@ -234,7 +234,7 @@ class Stage:
         return self.record.on_air()[victim.publish.key].stream_id
 
     async def _command(self, text: str) -> None:
-        """Says so on the Redis channel, as soon as the server listens there."""
+        """Publishes a command on the Redis channel, as soon as the server listens there."""
         await until(lambda: self._redis.publish("rtmp_commands", text) >= 1, "the server's connection to Redis")
 
     async def _kill_session(self) -> None:
@@ -320,7 +320,7 @@ class CoordinatorStage(Stage):
         await self._lose(self._coordination.drop)
 
     async def _lose(self, lose: Act) -> None:
-        """Whoever is on air then is disconnected."""
+        """Loses the coordinator. Whoever is on air then is disconnected."""
         victims = [await self._crowd.victim() for _ in range(2)]
         await self._settle()
         await lose()
@@ -331,7 +331,7 @@ class CoordinatorStage(Stage):
 async def run(
     case: Case, seconds: float, seed: int, publishers: int, ffmpegs: int, say: Callable[[str], None]
 ) -> list[Outcome]:
-    """Both stages, half of ``seconds`` each, or longer where it takes longer for each act to be seen once."""
+    """Runs both stages, each for half of ``seconds``, or longer if that is too short for each act to happen once."""
     random = Random(seed)
     redis = RedisServer()
     case.addCleanup(lambda: Deferred.fromCoroutine(redis.dispose()))

@@ -18,7 +18,7 @@ PATH = "/ws/control/rtmp"
 
 
 def read_message(text: str) -> tuple[str, dict[str, str]]:
-    """The type and the parameters of a message, read as the specification says and not by the code under test."""
+    """Returns the type and the parameters of a message. Does not use the code under test."""
     first, *lines = text.split("\n\n")[0].splitlines()
     parameters = {}
     for line in lines:
@@ -28,7 +28,7 @@ def read_message(text: str) -> tuple[str, dict[str, str]]:
 
 
 class Visit(WebSocketServerProtocol):  # type: ignore[misc]
-    """One connection of a server under test."""
+    """One connection from a server under test."""
 
     log = _silent
 
@@ -61,7 +61,7 @@ class Visit(WebSocketServerProtocol):  # type: ignore[misc]
         self.sendMessage(text.encode())
 
     def drop(self) -> None:
-        """Ends the connection without a word."""
+        """Aborts the connection."""
         self.transport.abortConnection()
 
 
@@ -69,7 +69,7 @@ OnMessage = Callable[[Visit, str, dict[str, str]], None]
 
 
 def accept(visit: Visit, kind: str, parameters: dict[str, str]) -> None:
-    """Accepts each publish with the stream id ``id-of-CHANNEL``, in the form that is out there: no blank."""
+    """Accepts each publish with the stream id ``id-of-CHANNEL``, in the real coordinator's form: without blanks."""
     if kind == "PUBLISH-REQUEST":
         channel = parameters["stream-channel"]
         visit.say(
@@ -86,7 +86,7 @@ def deny(visit: Visit, kind: str, parameters: dict[str, str]) -> None:
 
 
 def silent(visit: Visit, kind: str, parameters: dict[str, str]) -> None:
-    """Hears all and says nothing."""
+    """Receives everything and answers nothing."""
 
 
 class Coordinator:
@@ -107,7 +107,7 @@ class Coordinator:
         self._number = 0
 
     def listen(self, tls: Any = None) -> None:
-        """On a free port; after a `stop`, on the same one again."""
+        """Listens on a free port, or on the same port as before a `stop`."""
         factory = WebSocketServerFactory(reactor=reactor)
         factory.log = _silent
         factory.protocol = Visit
@@ -126,7 +126,7 @@ class Coordinator:
         return f"{self._scheme}://127.0.0.1:{self._number}"
 
     async def stop(self) -> None:
-        """Dies: stops listening, drops all connections."""
+        """Stops listening, and drops all connections."""
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
@@ -140,5 +140,5 @@ class Coordinator:
         return self.visits[-1]
 
     def heard(self, kind: str) -> list[dict[str, str]]:
-        """The parameters of all messages of one type that came, in order."""
+        """Returns the parameters of all messages of one type that were received, in order."""
         return [parameters for name, parameters in self.messages if name == kind]

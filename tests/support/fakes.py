@@ -1,4 +1,4 @@
-"""What the tests of outside/ share: a command target that records, a token reader, a log, and waiting."""
+"""What many tests share: a command target that records, a reader of tokens, a log, and ways to wait."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rtmp_twisted.live.commands import ICommandTarget
 
 reactor: Any = _reactor
 
-#: Seconds after which a wait has failed. Generous: it says nothing of how long things should take.
 PATIENCE = 60.0
+"""Seconds after which a wait has failed. Generous: it says nothing about how long things should take."""
 
 
 async def until(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Wait until ``condition()`` is true; fails after `PATIENCE`."""
+    """Waits until ``condition()`` is true. Fails after `PATIENCE`."""
     deadline = reactor.seconds() + PATIENCE
     while not condition():
         if reactor.seconds() > deadline:
@@ -34,13 +34,13 @@ async def until(condition: Callable[[], object], what: str = "the condition") ->
 
 
 def within(deferred: Deferred[Any]) -> Deferred[Any]:
-    """``deferred``, which fails after `PATIENCE`."""
+    """Returns ``deferred``, which fails after `PATIENCE`."""
     return deferred.addTimeout(PATIENCE, reactor)
 
 
 @implementer(ICommandTarget)
 class RecordingTarget:
-    """A broker that only writes down what it is told. ``on_kill_all`` is called too, as the real one ends publishes."""
+    """A broker that only records what it is told. ``on_kill_all`` takes the place of the publishes that would end."""
 
     def __init__(self) -> None:
         self.kills: list[tuple[str, str | None]] = []
@@ -59,7 +59,7 @@ class RecordingTarget:
 
 
 def read_token(token: str, secret: str) -> dict[str, Any]:
-    """The claims of a JWT, checked by hand: HS256 and nothing else (RFC 7515)."""
+    """Returns the claims of a JWT, checked without a library: HS256 and nothing else (RFC 7515)."""
     head, payload, signature = token.split(".")
     expected = hmac.new(secret.encode(), f"{head}.{payload}".encode(), hashlib.sha256).digest()
     if not hmac.compare_digest(_unbase64(signature), expected):
@@ -85,7 +85,7 @@ class Log:
         case.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def lines(self, level: LogLevel | Any = None) -> list[str]:
-        """The messages, of one level or all; those of this project only."""
+        """Returns the messages of this project, of one level or of all."""
         return [
             formatEvent(event)
             for event in self.events
@@ -93,7 +93,7 @@ class Log:
         ]
 
     def everything(self) -> str:
-        """All that any observer could write, other packages' events and tracebacks included."""
+        """Returns all that any observer could write, including other packages' events and tracebacks."""
         parts = []
         for event in self.events:
             parts.append(formatEvent(event))

@@ -1,4 +1,4 @@
-"""An HTTP application that takes callbacks, on a real port: records each event, and answers as a test says."""
+"""An HTTP application for callbacks, on a real port. It records each event, and answers as a test says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.fakes import reactor, read_token
 
 @frozen
 class Event:
-    """One request that came: its token's claims and what else can be seen."""
+    """One request: the claims of its token, and what else can be seen."""
 
     claims: dict[str, Any]
     method: bytes
@@ -33,7 +33,7 @@ Answer = Callable[[Request, Event], bytes | int]
 
 
 def accept(request: Request, event: Event) -> bytes:
-    """Says yes to all, with the stream id ``id-of-CHANNEL``."""
+    """Accepts all, with the stream id ``id-of-CHANNEL``."""
     request.setHeader(b"stream-id", f"id-of-{event.claims['channel']}".encode())
     return b""
 
@@ -71,7 +71,7 @@ class HTTPApp(Resource):
         return f"{self._scheme}://127.0.0.1:{self.port}/hook?from=rtmp"
 
     async def stop(self) -> None:
-        """Stops listening and drops all connections."""
+        """Stops listening, and drops all connections."""
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
@@ -80,7 +80,7 @@ class HTTPApp(Resource):
             await self._site.gone()
 
     def names(self, channel: str) -> list[str]:
-        """The events of one channel, in order."""
+        """Returns the events of one channel, in order."""
         return [event.name for event in self.events if event.claims["channel"] == channel]
 
     def render(self, request: Request) -> bytes | int:
@@ -129,7 +129,7 @@ class _CountingSite(Site):
 
 
 def status(code: int, **headers: str) -> Answer:
-    """An answer with ``code``; underscores in header names stand for hyphens."""
+    """Returns an answer with ``code``. Underscores in header names stand for hyphens."""
 
     def answer(request: Request, event: Event) -> bytes:
         request.setResponseCode(code)
@@ -141,5 +141,5 @@ def status(code: int, **headers: str) -> Answer:
 
 
 def never(request: Request, event: Event) -> int:
-    """No answer at all."""
+    """Never answers."""
     return NOT_DONE_YET

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.log import Format
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.turns import Turns
@@ -204,6 +205,7 @@ class Stage:
         stream_id: int = 1,
         key: str = "key",
         writer: FakeWriter | None = None,
+        turns: bool = True,
     ) -> Viewer:
         viewer = Viewer(self.clock, writer or FakeWriter(room))
         change = None if stream_id == 1 else lambda data, start, end: restream(data, start, end, stream_id)
@@ -211,7 +213,8 @@ class Stage:
         viewer.writer.viewers.append(viewer)
         self.channel.add(viewer.player)
         self.channel.start(viewer.player)
-        self.clock.advance(0)
+        if turns:
+            self.clock.advance(0)
         return viewer
 
 
@@ -235,5 +238,6 @@ def make_channel(
 
     clock = clock or Clock()
     scheduler = FlushScheduler(clock, longest, stopwatch, Turns(clock))
-    channel = Channel("channel", ChannelOptions(**options), scheduler, clock)  # type: ignore[arg-type]
+    memory = Memory(NO_LIMIT, scheduler.turns)
+    channel = Channel("channel", ChannelOptions(**options), scheduler, memory, clock)  # type: ignore[arg-type]
     return Stage(channel, scheduler, clock, form)

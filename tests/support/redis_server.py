@@ -19,7 +19,7 @@ from tests.support.fakes import reactor, within
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now. Somebody may take it before it is used: be ready to try again."""
+    """Returns a free TCP port of 127.0.0.1. Another program may take it before it is used: be ready to try again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -43,7 +43,7 @@ class _Server(ProcessProtocol):
 
 
 class RedisServer:
-    """Has a directory of its own, until `dispose`. The TCP port stays the same over `stop` and `start`.
+    """A redis-server with its own directory, until `dispose`. Its TCP port stays the same after `stop` and `start`.
 
     ``options`` are redis-server's, such as ``requirepass``. With ``tls`` the TCP port speaks TLS.
     """
@@ -98,13 +98,13 @@ class RedisServer:
         shutil.rmtree(self.directory)
 
     def publish(self, channel: str, message: bytes | str, *login: str) -> int:
-        """PUBLISH; returns how many subscribers it reached. ``login`` are AUTH's arguments."""
+        """Publishes a message. Returns how many subscribers it reached. ``login`` are the arguments of AUTH."""
         body = message.encode() if isinstance(message, str) else message
         commands = [[b"AUTH", *(part.encode() for part in login)]] if login else []
         return int(self.ask(*commands, [b"PUBLISH", channel.encode(), body]).removeprefix(":"))
 
     def ask(self, *commands: list[bytes]) -> str:
-        """Sends ``commands`` over the UNIX socket and returns the last reply, which must be of one line."""
+        """Sends ``commands`` over the UNIX socket. Returns the last reply, which must be one line."""
         reply = b""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(30)

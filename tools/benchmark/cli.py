@@ -19,7 +19,8 @@ SPARE_FILES = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool. Returns its exit status: 0, 1 if something did not arrive as it should, 2 for a wrong use."""
+    """Runs the tool. Returns its exit status: 0, 1 if something did not arrive as it should, 2 if it was used
+    wrongly."""
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
@@ -42,9 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scenario", action="append", metavar="NAME", help="a scenario (repeat for more; default: all)")
     add("--players", action="append", type=_count, metavar="N", help="N players of one channel (repeat for more)")
-    add("--quick", action="store_true", help="two small scenarios, one run of 3 seconds: to see that all is there")
+    add(
+        "--quick",
+        action="store_true",
+        help="two small scenarios, one run of 3 seconds each: checks that everything is installed",
+    )
     add("--seconds", type=_positive, help="length of the measured window (default: 10)")
-    add("--settle", type=_positive, default=3.0, help="seconds from the last player's joining to it (default: 3)")
+    add("--settle", type=_positive, default=3.0, help="seconds between the last join and the window (default: 3)")
     add("--repeat", type=_count, metavar="N", help="runs of each server in each scenario (default: 3)")
     add("--only", action="append", metavar="SERVER", help="a known server (repeat for more; default: all found)")
     add(

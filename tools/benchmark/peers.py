@@ -1,4 +1,4 @@
-"""The servers that can be measured: where they are found, how they are started, which version they are."""
+"""The servers that can be measured: where they are found, how they are started, and their versions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ new NodeMediaServer({{
 
 @dataclass(frozen=True)
 class Peer:
-    """A server. ``command(directory, port)`` writes what it needs into ``directory`` and returns its command line."""
+    """A server. ``command(directory, port)`` writes its configuration into ``directory`` and returns its command
+    line."""
 
     name: str
     version: str

@@ -86,7 +86,7 @@ def write_csv(path: Path, results: Iterable[Result]) -> None:
 def write_markdown(
     path: Path, results: Sequence[Result], failures: Sequence[str], missing: Sequence[str], cores: Cores
 ) -> None:
-    """The table, with what one has to know to read it."""
+    """The table of medians, with the conditions of the measurement and what is doubtful about it."""
     rows = medians(results)
     lines = ["# Benchmark", "", *_conditions(results, rows, cores), "", *_table(rows), ""]
     lines += [f"- Not measured: {reason}" for reason in missing]
