@@ -37,7 +37,7 @@ MESSAGES_PER_TURN: Final = 64
 """Messages of one connection that are handled in one turn of the reactor; the others wait for the next turns."""
 
 COMMAND_COST: Final = 16
-"""What a command, or another message for the handler, counts of those: reading and answering it takes longer."""
+"""What a command counts of those, or chunks that complete no message: they take longer."""
 
 HANDSHAKE_SECONDS: Final = 10
 """From the connection to the end of the handshake."""
@@ -302,6 +302,8 @@ class Connection:
                     left -= COMMAND_COST - 1
                 if self._closing:
                     return False
+            else:  # many chunks that completed nothing
+                left -= COMMAND_COST - 1
             left -= 1
             if left <= 0:
                 return True

@@ -109,7 +109,7 @@ class IntakeTests(BudgetCase):
             self.clock.turn()
             turns += 1
         self.assertEqual(self.received(), len(ids))
-        self.assertGreaterEqual(turns, 60 * 255 // (CHUNKS_AT_ONCE * MESSAGES_PER_TURN))
+        self.assertGreaterEqual(turns, 60 * 255 // CHUNKS_AT_ONCE // (MESSAGES_PER_TURN // COMMAND_COST))
 
     def test_the_end_in_the_middle(self) -> None:
         """What has not been handled when the connection ends is dropped."""
