@@ -62,6 +62,16 @@ class Session(Protocol):
 class MessageStream:
     """Owns at most one publication or player."""
 
+    __slots__ = (
+        "_began",
+        "_logged_skips",
+        "_waiting",
+        "player",
+        "publication",
+        "session",
+        "stream_id",
+    )
+
     def __init__(self, session: Session, stream_id: int) -> None:
         self.session = session
         self.stream_id = stream_id

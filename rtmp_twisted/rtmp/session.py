@@ -48,6 +48,21 @@ ENHANCED: dict[str, amf0.Value] = {
 class ServerSession:
     """The handler of a connection that a client has made."""
 
+    __slots__ = (
+        "__weakref__",
+        "_commands",
+        "_excess",
+        "_next_stream_id",
+        "_streams",
+        "agent",
+        "channel",
+        "connection",
+        "log",
+        "options",
+        "played_key",
+        "publication",
+    )
+
     def __init__(self, options: SessionOptions, connection: Connection) -> None:
         self.options = options
         self.connection = connection
