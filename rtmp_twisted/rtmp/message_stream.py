@@ -15,7 +15,7 @@ from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.formatting import amount, duration
-from rtmp_twisted.rtmp.names import BadName, NameRules
+from rtmp_twisted.rtmp.names import App, BadName, NameRules, StreamAddress
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.chunks import LOG_STREAM_ID, MAX_MESSAGE_LENGTH, restream
@@ -45,7 +45,7 @@ class Session(Protocol):
     options: SessionOptions
     connection: Connection
     log: SessionLog
-    channel: str
+    app: App
     agent: str
     publication: Publication | None
 
@@ -59,6 +59,8 @@ class MessageStream:
     def __init__(self, session: Session, stream_id: int) -> None:
         self.session = session
         self.stream_id = stream_id
+        self.channel = session.app.shown
+        """The channel that it publishes or plays, or did last; for the log."""
         self.publication: Publication | None = None
         self.player: Player | None = None
         self._began = 0.0
@@ -75,12 +77,12 @@ class MessageStream:
         if session.publication is not None or self.player is not None:
             self._status("error", "NetStream.Publish.BadConnection", "This connection publishes or plays already.")
             return
-        key = self._key("publish", name)
-        if key is None:
+        address = self._address("publish", name)
+        if address is None:
             return
         connection = session.connection
         connection.accept_messages(MAX_MESSAGE_WHILE_ASKING)
-        publication = session.options.broker.publish(session.channel, key[0], connection.peer, self)
+        publication = session.options.broker.publish(address.channel, address.key, connection.peer, self)
         self.publication = session.publication = connection.sink = publication
         session.changed()
 
@@ -144,20 +146,20 @@ class MessageStream:
         if connection.peer not in session.options.players:
             self.refuse("play", "BadName", "this address may not play")
             return
-        key = self._key("play", name)
-        if key is None:
+        address = self._address("play", name)
+        if address is None:
             return
-        cache = key[1].get("cache", "gop")
+        cache = address.query.get("cache", "gop")
         stream_id = self.stream_id
         player = Player(
             self,
             connection.writer,
-            key[0],
+            address.key,
             Cache(cache) if cache in _CACHES else Cache.GOP,
             None if stream_id == LOG_STREAM_ID else lambda data, start, end: restream(data, start, end, stream_id),
         )
         try:
-            on_air = broker.play(session.channel, player)
+            on_air = broker.play(address.channel, player)
         except Refused as refusal:
             self.refuse("play", "BadName", str(refusal))
             return
@@ -169,7 +171,7 @@ class MessageStream:
             broker.start(player)
 
     def _accept_play(self, on_air: bool) -> None:
-        stream_id, channel = self.stream_id, self.session.channel
+        stream_id, channel = self.stream_id, self.channel
         self.session.connection.send(
             messages.user_control(messages.STREAM_BEGIN, stream_id),
             messages.status(stream_id, "status", "NetStream.Play.Reset", f"Playing and resetting {channel}."),
@@ -216,7 +218,7 @@ class MessageStream:
             log(
                 "too slow: {amount} of channel {channel!r} left out so far",
                 amount=amount(player.skipped_bytes),
-                channel=self.session.channel,
+                channel=self.channel,
             )
 
     def _forget_player(self, player: Player, reason: str) -> None:
@@ -227,7 +229,7 @@ class MessageStream:
         lost = f", {amount(player.skipped_bytes)} left out in {player.skips} places" if player.skips else ""
         session.log.info(
             'stopped playing channel "{channel}" after {duration}, {amount}{lost}: {reason}',
-            channel=session.channel,
+            channel=self.channel,
             duration=duration(session.options.clock.seconds() - self._began),
             amount=amount(player.delivered()),
             lost=lost,
@@ -261,18 +263,21 @@ class MessageStream:
         self.session.log.info(
             '{command} on channel "{channel}" refused: {reason}',
             command=command,
-            channel=self.session.channel,
+            channel=self.channel,
             reason=reason,
         )
         self.session.connection.finish(f"{command} refused: {reason}")
 
-    def _key(self, command: str, name: amf0.Value) -> tuple[str, dict[str, str]] | None:
-        """The key and query of a stream's name; None for a bad one, which is refused here."""
+    def _address(self, command: str, name: amf0.Value) -> StreamAddress | None:
+        """What is to be published or played; None for a bad key, which is refused here."""
+        session = self.session
         try:
-            return self.session.options.names.split(name if isinstance(name, str) else "")
+            address = session.options.names.stream(session.app, name if isinstance(name, str) else "")
         except BadName as error:
             self.refuse(command, "BadName", f"bad key: {error}")
             return None
+        self.channel = address.channel
+        return address
 
     def _status(self, level: str, code: str, description: str) -> None:
         self.session.connection.send(messages.status(self.stream_id, level, code, description))

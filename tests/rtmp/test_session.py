@@ -58,11 +58,11 @@ class ConnectTests(SynchronousTestCase):
             client = World().connect()
             client.call("connect", {"app": app}, transaction=1)
             self.assertEqual(codes(client.received), ["NetConnection.Connect.Success"], app)
-            self.assertEqual(client.protocol.connection.handler.channel, "channel")
+            self.assertEqual(client.protocol.connection.handler.app.channel, "channel")
 
     def test_bad_app(self) -> None:
         bad: list[dict[str, amf0.Value]] = [{}, {"app": ""}, {"app": "a b"}, {"app": "a" * 129}, {"app": 1.0}]
-        bad += [{"app": "a/b"}, {"app": "kanäle"}, {"app": "a\n"}]
+        bad += [{"app": "a/b/c"}, {"app": "a/b c"}, {"app": "a%2fb"}, {"app": "kanäle"}, {"app": "a\n"}]
         for wishes in bad:
             client = World().connect()
             refusal = answer(client.call("connect", wishes), 5)
@@ -80,6 +80,14 @@ class ConnectTests(SynchronousTestCase):
             client = World(names=NameRules(allow_special=True)).connect()
             client.call("connect", {"app": name})
             self.assertEqual(codes(client.received), ["NetConnection.Connect.Rejected"])
+
+    def test_object_encoding(self) -> None:
+        given: list[amf0.Value] = [3.0, 0.0, 1.0, 2.5, -1.0, float("nan"), float("inf"), "3", True, None, {}]
+        for encoding in given:
+            client = World().connect()
+            info = answer(client.call("connect", {"app": "channel", "objectEncoding": encoding}), 5).arguments[1]
+            assert isinstance(info, dict)
+            self.assertEqual(info["objectEncoding"], 3 if encoding == 3.0 else 0, encoding)
 
     def test_twice(self) -> None:
         self.client.open().call("connect", {"app": "channel"})
@@ -217,6 +225,21 @@ class PublishTests(SynchronousTestCase):
     def test_key_ends_at_the_question_mark(self) -> None:
         self.world.connect().open().publish("key?what=ever")
         self.assertEqual(self.world.authority.events, [("start", "channel", "key", "192.0.2.1")])
+
+    def test_the_key_in_the_app(self) -> None:
+        """As gortmplib and MediaMTX send it."""
+        publisher = self.world.connect().open("channel/key")
+        self.assertEqual(codes(publisher.publish("")), ["NetStream.Publish.Start"])
+        self.assertEqual(self.world.authority.events, [("start", "channel", "key", "192.0.2.1")])
+        publisher.send(AVC_HEADER, avc(0, True), avc(33, False))
+        for app, name, frames in ("channel/key", "", 2), ("channel", "key", 2), ("channel/key?cache=no", "", 0):
+            player = self.world.connect().open(app)
+            self.assertEqual(len(media(player.play(name))), 1 + frames, (app, name))
+        self.assertEqual(len(self.world.broker.channels()), 1)
+        for app, name in ("channel/wrong", ""), ("channel/key", "key"):
+            player = self.world.connect().open(app)
+            self.assertEqual(codes(player.play(name)), ["NetStream.Play.BadName"])
+            self.assertTrue(player.closing)
 
     def test_a_second_publish_on_the_connection(self) -> None:
         client = self.world.connect().open()
@@ -480,8 +503,16 @@ class LogTests(SynchronousTestCase):
         world.connect().open().play("secretkey2")
         world.connect().open().publish("secretkey3")
         world.connect().open().publish("secret key4")
+        world.connect().open("channel/secretkey5").publish("")
+        world.connect().open("channel/secretkey6").publish("key")
+        world.connect().open("channel/secret key7")
         publisher.leave()
         player.leave()
+        special = World(names=NameRules(allow_special=True))
+        special.connect().open("channel/secretkey8").publish("")
+        special.connect().open("channel/secretkey8").play("")
+        special.connect().open("channel/secretkey9").publish("a>b")
+        special.connect().open("/secretkey9").publish("")
         text = "\n".join(log.lines())
         self.assertIn("publishing channel", text)
         self.assertNotIn("secret", text)
