@@ -14,7 +14,24 @@ PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 
 ALL_RULES = [NameRules(8, empty, special) for empty in (False, True) for special in (False, True)]
 
-PIECES = ["/", "//", "?", "cache=no", "_definst_", "%", "%2f", "%2F", "%3F", "%41", "%2541", "%0a", "%7c", "key", "a", ""]
+PIECES = [
+    "/",
+    "//",
+    "?",
+    "cache=no",
+    "_definst_",
+    "%",
+    "%2f",
+    "%2F",
+    "%3F",
+    "%41",
+    "%2541",
+    "%0a",
+    "%7c",
+    "key",
+    "a",
+    "",
+]
 
 
 def texts() -> st.SearchStrategy[str]:

@@ -472,6 +472,20 @@ class PlayTests(SynchronousTestCase):
         self.assertEqual(amf0.decode(received[1].body), ["onTextData", {"text": "hello"}])
         self.assertEqual(amf0.decode(received[3].body), ["onCuePoint", 1.0])
 
+    def test_metadata_in_amf3(self) -> None:
+        """Players that know AMF 0 alone, ffmpeg for one, get it in AMF 0: those there are and those that join."""
+        publisher = self.publisher()
+        player = self.world.connect().open()
+        player.play()
+        name = amf0.encode("@setDataFrame", "onMetaData")
+        publisher.send(Message(messages.DATA_AMF3, 1, 60, b"\0" + name + b"\x11\x0a\x0b\x01\x0bwidth\x04\x81\x00\x01"))
+        joining = self.world.connect().open().play()
+        for received in player.new(), [m for m in joining if b"onMetaData" in m.body]:
+            [data] = received
+            self.assertEqual((data.type_id, data.timestamp), (DATA_AMF0, 0))
+            self.assertNotIn(0x11, data.body)
+            self.assertEqual(amf0.decode(data.body), ["onMetaData", {"width": 128.0}])
+
     def test_aggregate(self) -> None:
         publisher = self.publisher()
         player = self.world.connect().open()
