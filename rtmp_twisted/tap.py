@@ -110,6 +110,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             merge_messages=settings.msg_buffer_size,
         ),
         settings.publish_takeover_seconds,
+        end_players=settings.control_use,  # each publish is another stream, for which the coordinator has an encoder
     )
     limits = ConnectionLimits(
         most_connections(settings.max_connections),

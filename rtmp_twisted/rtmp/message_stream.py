@@ -123,6 +123,8 @@ class MessageStream:
 
     def _forget_publication(self, publication: Publication, reason: str) -> None:
         session = self.session
+        if self.publication is not publication:
+            return  # its end has ended a player on this connection, and with that the connection
         self.publication = session.publication = session.connection.sink = None
         session.changed()
         if publication.on_air_since is not None:
@@ -185,6 +187,16 @@ class MessageStream:
         self.player = None
         self.session.changed()
         self.refuse("play", "BadName", reason)
+
+    def play_ended(self, player: Player, reason: str) -> None:
+        self._forget_player(player, reason)
+        self.session.connection.send(
+            messages.status(
+                self.stream_id, "status", "NetStream.Play.UnpublishNotify", f"{self.channel} is now unpublished."
+            ),
+            messages.user_control(messages.STREAM_EOF, self.stream_id),
+        )
+        self.session.connection.finish(reason)
 
     def pause(self, pause: bool) -> None:
         """Stops or continues what plays here (section 7.2.2.8)."""

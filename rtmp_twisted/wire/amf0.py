@@ -78,8 +78,8 @@ def without_amf3(data: bytes, max_values: int, max_expansion: int) -> bytes:
     """Returns the bytes of the same values with those in AMF 3 written as AMF 0; ``data`` itself where there are none.
 
     ``max_values`` and ``max_expansion`` (bytes that references add) bound the time, up to 10 µs for each, and the size
-    of what is returned: at most three times that of ``data``, and 12 bytes for each. Raises ProtocolError where there is more, where the
-    values cannot be understood, and for a byte array, which AMF 0 does not have.
+    of what is returned: at most three times that of ``data``, and 12 bytes for each. Raises ProtocolError where there
+    is more, where the values cannot be understood, and for a byte array, which AMF 0 does not have.
     """
     if AVMPLUS_OBJECT not in data:
         return data

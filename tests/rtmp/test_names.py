@@ -9,7 +9,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.names import MAX_QUERY_FIELDS, BadName, NameRules, StreamAddress
 
-
 PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 ALL_RULES = [NameRules(8, empty, special) for empty in (False, True) for special in (False, True)]

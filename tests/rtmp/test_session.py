@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.broker import LISTEN_SECONDS
@@ -480,8 +483,8 @@ class PlayTests(SynchronousTestCase):
         name = amf0.encode("@setDataFrame", "onMetaData")
         publisher.send(Message(messages.DATA_AMF3, 1, 60, b"\0" + name + b"\x11\x0a\x0b\x01\x0bwidth\x04\x81\x00\x01"))
         joining = self.world.connect().open().play()
-        for received in player.new(), [m for m in joining if b"onMetaData" in m.body]:
-            [data] = received
+        for received in player.new(), joining:
+            *_, data = [message for message in received if b"onMetaData" in message.body]
             self.assertEqual((data.type_id, data.timestamp), (DATA_AMF0, 0))
             self.assertNotIn(0x11, data.body)
             self.assertEqual(amf0.decode(data.body), ["onMetaData", {"width": 128.0}])
@@ -504,6 +507,93 @@ class PlayTests(SynchronousTestCase):
         body = (messages.SET_BUFFER_LENGTH).to_bytes(2, "big") + bytes(8)
         player.send(Message(USER_CONTROL, 0, 0, body))
         self.assertFalse(player.transport.aborted)
+
+
+class EndedPlayersTests(SynchronousTestCase):
+    """With a coordinator, the players of a publish end with it."""
+
+    def setUp(self) -> None:
+        self.world = World(end_players=True)
+        self.publisher = self.world.connect().open()
+        self.publisher.publish()
+        self.publisher.send(AVC_HEADER, avc(0, True))
+
+    def assert_ended(self, player: Client, stream_id: int = 1) -> None:
+        received = player.new()
+        self.assertEqual(codes(received), ["NetStream.Play.UnpublishNotify"])
+        self.assertEqual(received[-1], messages.user_control(messages.STREAM_EOF, stream_id))
+        self.assertTrue(player.closing)
+
+    def test_every_end(self) -> None:
+        ends: dict[str, Callable[[Client], object]] = {
+            "stopped": lambda client: client.call("deleteStream", None, 1.0),
+            "lost": lambda client: client.leave(),
+            "killed": lambda client: self.world.broker.kill("channel", None, "killed"),
+            "garbage": lambda client: client.feed(b"\xff" * 100),
+        }
+        for end in ends.values():
+            self.setUp()
+            player, other = self.world.connect().open(), self.world.connect().open()
+            other.call("createStream", None)
+            player.play()
+            other.play(stream_id=2)
+            end(self.publisher)
+            self.assert_ended(player)
+            self.assert_ended(other, 2)
+
+    def test_in_one_write_behind_the_media(self) -> None:
+        player = self.world.connect().open()
+        player.play()
+        writes = len(player.transport.writes)
+        self.publisher.send(avc(33, False), messages.command("deleteStream", 5, None, 1.0))
+        self.assertEqual([plain(m) for m in media(player.received + player.new())][-1], plain(avc(33, False)))
+        self.assertEqual(len(player.transport.writes) - writes, 2)
+        self.assertTrue(player.closing)
+
+    def test_taken_over(self) -> None:
+        player = self.world.connect().open()
+        player.play()
+        self.world.clock.advance(1)
+        second = self.world.connect().open()
+        second.publish()
+        self.assertFalse(player.closing)
+        self.world.clock.advance(2)
+        self.assertEqual(codes(second.new()), ["NetStream.Publish.Start"])
+        self.assert_ended(player)
+        newcomer = self.world.connect().open()
+        newcomer.play("key?cache=clear")
+        second.send(AVC_HEADER, avc(7, True))
+        self.assertEqual([plain(m) for m in media(newcomer.new())], [plain(AVC_HEADER), plain(avc(7, True))])
+        self.assertFalse(newcomer.closing)
+
+    def test_who_waits_is_left_alone(self) -> None:
+        self.publisher.call("deleteStream", None, 1.0)
+        player = self.world.connect().open()
+        player.play()
+        other = self.world.connect().open()
+        other.publish()
+        self.assertEqual(codes(player.new()), ["NetStream.Play.PublishNotify"])
+        self.assertFalse(player.closing)
+        other.leave()
+        self.assert_ended(player)
+
+    def test_a_connection_that_plays_what_it_publishes(self) -> None:
+        for end in "killed", "closed", "lost":
+            self.setUp()
+            log = Log(self)
+            self.publisher.call("createStream", None)
+            self.publisher.play(stream_id=2)
+            if end == "killed":
+                self.world.broker.kill("channel", None, "killed")
+            elif end == "closed":
+                self.publisher.call("closeStream", None, stream_id=1)
+            else:
+                self.publisher.leave()
+            self.assertEqual(self.world.broker.channels(), [])
+            self.assertEqual(len(log.lines(LogLevel.critical)), 0)
+            ends = [line for line in log.lines() if "stopped" in line]
+            self.assertEqual(len(ends), 2, ends)
+            self.assertEqual([event[0] for event in self.world.authority.events], ["start", "end"])
 
 
 class LogTests(SynchronousTestCase):

@@ -87,6 +87,7 @@ class World:
     players: Networks = EVERYONE
     channels: ChannelOptions = field(factory=ChannelOptions)
     takeover_seconds: float = 3
+    end_players: bool = False
     clock: Clock = field(factory=Clock)
     authority: Authority = field(init=False)
     broker: Broker = field(init=False)
@@ -95,7 +96,14 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.authority = Authority(self.ask)
         scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
-        self.broker = Broker(self.clock, self.authority, scheduler, self.channels, self.takeover_seconds)
+        self.broker = Broker(
+            self.clock,
+            self.authority,
+            scheduler,
+            self.channels,
+            self.takeover_seconds,
+            end_players=self.end_players,
+        )
         self.factory = RTMPFactory(
             SessionOptions(broker=self.broker, clock=self.clock, names=self.names, players=self.players)
         )
