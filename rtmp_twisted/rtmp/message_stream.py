@@ -3,6 +3,7 @@ session."""
 
 from __future__ import annotations
 
+import math
 from typing import Final, Protocol
 
 from attrs import frozen
@@ -22,6 +23,10 @@ from rtmp_twisted.wire.chunks import LOG_STREAM_ID, MAX_MESSAGE_LENGTH, restream
 
 MAX_MESSAGE_WHILE_ASKING: Final = 4 * 1024 * 1024
 """Bytes: the longest message of a client that waits for its publish to be accepted."""
+
+MIN_PLAY_MILLISECONDS: Final = 1000
+"""The shortest duration of a ``play`` that counts. Section 7.2.2.1 has it in seconds, but what sends one (rtmpdump's
+``--stop``) does so in milliseconds."""
 
 _ANY_NAMES: Final = NameRules()
 
@@ -64,6 +69,8 @@ class MessageStream:
         self.publication: Publication | None = None
         self.player: Player | None = None
         self._began = 0.0
+        self._play_seconds: float | None = None  # how long the player wants its media
+        self._media_since: float | None = None  # when the player was first seen to get media
         self._logged_skips = 0
 
     @property
@@ -139,7 +146,9 @@ class MessageStream:
 
     # Playing
 
-    def play(self, name: amf0.Value) -> None:
+    def play(self, name: amf0.Value, milliseconds: amf0.Value = None) -> None:
+        """Plays for so long, counted from the first media by the server's clock, or (no number) to the end (section
+        7.2.2.1)."""
         session = self.session
         connection, broker = session.connection, session.options.broker
         if self.busy:
@@ -167,10 +176,18 @@ class MessageStream:
             return
         self.player = player
         self._began = session.options.clock.seconds()
+        self._play_seconds = _play_seconds(milliseconds)
+        self._media_since = None
         session.changed()
         self._accept_play(on_air)
         if self.player is player:  # else the connection came to its end over the answer
             broker.start(player)
+            self._note_media(player)
+
+    def _note_media(self, player: Player) -> None:
+        """The time of a player that wants its media for so long begins with the first of it."""
+        if self._media_since is None and player.delivered():
+            self._media_since = self.session.options.clock.seconds()
 
     def _accept_play(self, on_air: bool) -> None:
         stream_id, channel = self.stream_id, self.channel
@@ -222,9 +239,14 @@ class MessageStream:
             self.player.enable(audio, video)
 
     def check(self) -> None:
-        """Called every second: logs that the player was too slow, at info level the first time."""
+        """Called every second: ends a player that has had its time, and logs that one was too slow, at info level the
+        first time."""
         player = self.player
-        if player is not None and player.skips != self._logged_skips:
+        if player is None:
+            return
+        if self._play_seconds is not None:
+            self._check_time(player, self._play_seconds)
+        if player.skips != self._logged_skips:
             log = self.session.log.debug if self._logged_skips else self.session.log.info
             self._logged_skips = player.skips
             log(
@@ -232,6 +254,14 @@ class MessageStream:
                 amount=amount(player.skipped_bytes),
                 channel=self.channel,
             )
+
+    def _check_time(self, player: Player, seconds: float) -> None:
+        self._note_media(player)
+        now, since = self.session.options.clock.seconds(), self._media_since
+        if since is not None and now - since >= seconds:
+            self._forget_player(player, f"it has had the {seconds:.0f} s that it asked for")
+            self.session.connection.send(messages.user_control(messages.STREAM_EOF, self.stream_id))
+            self._status("status", "NetStream.Play.Stop", "Stopped.")
 
     def _forget_player(self, player: Player, reason: str) -> None:
         session = self.session
@@ -293,6 +323,13 @@ class MessageStream:
 
     def _status(self, level: str, code: str, description: str) -> None:
         self.session.connection.send(messages.status(self.stream_id, level, code, description))
+
+
+def _play_seconds(milliseconds: amf0.Value) -> float | None:
+    """The duration of a ``play``, None for one without an end."""
+    if isinstance(milliseconds, float) and MIN_PLAY_MILLISECONDS <= milliseconds < math.inf:
+        return milliseconds / 1000
+    return None
 
 
 _CACHES: Final = frozenset(kind.value for kind in Cache)

@@ -199,7 +199,7 @@ class ServerSession:
         self._stream(message.stream_id).publish(command.argument(1))
 
     def _play(self, command: Command, message: Message) -> None:
-        self._stream(message.stream_id).play(command.argument(1))
+        self._stream(message.stream_id).play(command.argument(1), command.argument(3))
 
     def _pause(self, command: Command, message: Message) -> None:
         self._stream(message.stream_id).pause(command.argument(1) is not False)

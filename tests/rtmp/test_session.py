@@ -501,6 +501,47 @@ class PlayTests(SynchronousTestCase):
         publisher.send(Message(messages.AGGREGATE, 1, 40, parts))
         self.assertEqual([plain(m) for m in player.new()], [plain(aac(40)), plain(avc(50, False))])
 
+    def test_for_a_time(self) -> None:
+        """As rtmpdump asks for it with --stop."""
+        publisher = self.publisher()
+        player = self.world.connect().open()
+        player.call("play", None, "key", -1000.0, 5000.0, stream_id=1)
+        for second in range(1, 5):
+            publisher.send(aac(second * 1000))
+            self.world.pass_time(1)
+            self.assertEqual([plain(m) for m in media(player.new())], [plain(aac(second * 1000))])
+        self.world.pass_time(1)
+        received = player.new()
+        self.assertEqual(codes(received), ["NetStream.Play.Stop"])
+        self.assertIn(messages.user_control(messages.STREAM_EOF, 1), received)
+        self.assertFalse(player.closing)
+        publisher.send(aac(6000))
+        self.assertEqual(player.new(), [])
+        self.assertIn("NetStream.Play.Start", codes(player.play()))
+        self.world.pass_time(10)
+        self.assertEqual(codes(player.new()), [])
+
+    def test_the_time_begins_with_the_media(self) -> None:
+        player = self.world.connect().open()
+        player.call("play", None, "key", -1000.0, 5000.0, stream_id=1)
+        self.world.pass_time(20)
+        publisher = self.publisher()
+        self.world.pass_time(5)
+        self.assertNotIn("NetStream.Play.Stop", codes(player.new()))
+        self.world.pass_time(1)
+        self.assertEqual(codes(player.new()), ["NetStream.Play.Stop"])
+        publisher.leave()
+
+    def test_no_time(self) -> None:
+        self.publisher()
+        given: list[amf0.Value] = [-1.0, -1000.0, 0.0, 1.0, 999.0, float("nan"), float("inf"), True, "5000", None]
+        for duration in given:
+            player = self.world.connect().open()
+            player.call("play", None, "key", -2000.0, duration, stream_id=1)
+            self.world.pass_time(10)
+            self.assertEqual([code for code in codes(player.new()) if code.endswith("Stop")], [], duration)
+            player.leave()
+
     def test_user_control_of_players_is_harmless(self) -> None:
         player = self.world.connect().open()
         player.play()
