@@ -100,6 +100,22 @@ class WaitingTests(JoinerCase):
         self.assertEqual(other.bodies()[-1], aac(0).body)
 
 
+    def test_video_that_is_turned_on_again(self) -> None:
+        stage = self.on_air(AVC_HEADER, AAC_HEADER)
+        self.second(stage, 0, avc(0, True))
+        viewer = join(stage)
+        viewer.player.enable(video=False)
+        self.second(stage, 1, avc(1000, False))
+        viewer.player.enable(video=True)
+        seconds = int(KEYFRAME_SECONDS)
+        for second in range(2, 2 + seconds):
+            self.second(stage, second, avc(second * 1000, False))
+        self.assertEqual([m.timestamp for m in viewer.media() if m.type_id == VIDEO and m.body[1]], [0])
+        self.second(stage, 2 + seconds, avc((2 + seconds) * 1000, False))
+        sent = self.second(stage, 3 + seconds, avc((3 + seconds) * 1000, False))
+        self.assertEqual(viewer.bodies()[-2:], sent)
+
+
 class UnmarkedTests(JoinerCase):
     """Keyframes whose frame type is 0."""
 
