@@ -2,7 +2,7 @@
 
 It has the handshake, the chunk stream, acknowledgements, pings and the writer. Whether this side accepted or called
 only decides which handshake it has, and which handler stands above it: a server's session (session.py), or a client's.
-protocol makes it Twisted's; its factory calls `check` every second.
+protocol makes it Twisted's; its factory calls ``check`` every second.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ MAX_MESSAGE: Final = 64 * 1024
 
 MESSAGES_PER_TURN: Final = 64
 """Messages of one connection that are handled in one turn of the reactor; the others wait for the next turns."""
+
+COMMAND_COST: Final = 16
+"""What a command counts of those, or chunks that complete no message: they take longer."""
 
 HANDSHAKE_SECONDS: Final = 10
 """From the connection to the end of the handshake."""
@@ -107,6 +110,10 @@ class MediaSink(Protocol):
     @property
     def full(self) -> bool:
         """Whether the other side has to wait with what it sends."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds because it cannot be handed on yet."""
 
     def write(self, message: Message) -> None:
         """Takes one message of a type in ``messages.MEDIA``."""
@@ -292,8 +299,11 @@ class Connection:
                     left = self._handle_parts(messages.split_aggregate(message), left)
                 else:
                     self.handler.receive(message)
+                    left -= COMMAND_COST - 1
                 if self._closing:
                     return False
+            else:  # many chunks that completed nothing
+                left -= COMMAND_COST - 1
             left -= 1
             if left <= 0:
                 return True
@@ -440,6 +450,11 @@ class Connection:
         self._drop_input()
 
     # What the factory calls
+
+    def held(self) -> int:
+        """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
+        sink = self.sink
+        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
 
     def check(self, now: float) -> None:
         """Whether the other side keeps to its times; called every second."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
@@ -24,6 +25,13 @@ from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
 from rtmp_twisted.rtmp.session import ServerSession
 from rtmp_twisted.wire.handshake import ServerHandshake
+
+CONNECTION_OVERHEAD: Final = 8192
+"""Bytes of memory that a connection takes; over TLS it is five times as much."""
+
+
+MUCH: Final = 64 * 1024
+"""Bytes: a connection that holds no more is not ended when memory is short."""
 
 
 class RTMPFactory(Factory):
@@ -50,6 +58,7 @@ class RTMPFactory(Factory):
         self._connection_options = ConnectionOptions(
             options.clock, self, scheduler.turns, scheduler.flush_pending, poller, debug, trace
         )
+        self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
@@ -71,7 +80,10 @@ class RTMPFactory(Factory):
             gone.callback(None)
 
     def check(self) -> None:
-        """Checks each connection's times."""
+        """Checks each connection's times, and counts what is held."""
+        self._account.settle()
+        self.options.broker.settle()
+        self.options.guessing.forget()
         now = self.options.clock.seconds()
         for connection in list(self.connections):
             connection.check(now)
@@ -85,6 +97,15 @@ class RTMPFactory(Factory):
             return succeed(None)
         self._all_gone = Deferred()
         return self._all_gone
+
+    def _held(self) -> int:
+        return CONNECTION_OVERHEAD * len(self.connections) + sum(connection.held() for connection in self.connections)
+
+    def _shrink(self) -> None:
+        """Ends the connection that holds most, if that is worth it."""
+        largest = max(self.connections, key=Connection.held, default=None)
+        if largest is not None and largest.held() > MUCH:
+            largest.abort("memory is short (MAX_MEMORY_MB), and this connection holds most of it")
 
     def _handshake(self) -> ServerHandshake:
         return ServerHandshake(os.urandom, lambda: int(self.options.clock.seconds() * 1000))

@@ -4,10 +4,11 @@ session."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from attrs import frozen
-from twisted.internet.interfaces import IReactorTime
+from attrs import Factory, field, frozen
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.broker import Broker
@@ -16,6 +17,7 @@ from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.formatting import amount, duration
+from rtmp_twisted.rtmp.guessing import GuessingLimits
 from rtmp_twisted.rtmp.names import App, BadName, NameRules, StreamAddress
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, messages
@@ -42,6 +44,9 @@ class SessionOptions:
     chunk_size: int = 4096
     players: Networks = EVERYONE
     max_publish_rate: float = 0.0
+    guessing: GuessingLimits = field(
+        default=Factory(lambda options: GuessingLimits(options.clock), takes_self=True), kw_only=True
+    )
 
 
 class Session(Protocol):
@@ -53,6 +58,7 @@ class Session(Protocol):
     app: App
     agent: str
     publication: Publication | None
+    played_key: str | None
 
     def changed(self) -> None:
         """A stream has begun or ended to publish or to play."""
@@ -68,6 +74,7 @@ class MessageStream:
         """The channel that it publishes or plays, or did last; for the log."""
         self.publication: Publication | None = None
         self.player: Player | None = None
+        self._waiting: IDelayedCall | None = None  # until its key is looked at
         self._began = 0.0
         self._play_seconds: float | None = None  # how long the player wants its media
         self._media_since: float | None = None  # when the player was first seen to get media
@@ -75,23 +82,25 @@ class MessageStream:
 
     @property
     def busy(self) -> bool:
-        return self.publication is not None or self.player is not None
+        return self.publication is not None or self.player is not None or self._waiting is not None
 
     # Publishing
 
     def publish(self, name: amf0.Value) -> None:
         session = self.session
-        if session.publication is not None or self.player is not None:
+        if session.publication is not None or self.busy:
             self._status("error", "NetStream.Publish.BadConnection", "This connection publishes or plays already.")
             return
         address = self._address("publish", name)
         if address is None:
             return
         connection = session.connection
-        connection.accept_messages(MAX_MESSAGE_WHILE_ASKING)
-        publication = session.options.broker.publish(address.channel, address.key, connection.peer, self)
+        broker = session.options.broker
+        connection.accept_messages(min(MAX_MESSAGE_WHILE_ASKING, broker.memory.channel_share))
+        publication = broker.publish(address.channel, address.key, connection.peer, self, begin=False)
         self.publication = session.publication = connection.sink = publication
         session.changed()
+        self._attempt("publish", address.key, lambda: broker.begin(publication))
 
     @property
     def heard_at(self) -> float:
@@ -111,7 +120,8 @@ class MessageStream:
 
     def publish_started(self, publication: Publication) -> None:
         connection = self.session.connection
-        connection.accept_messages(MAX_MESSAGE_LENGTH)
+        share = self.session.options.broker.memory.channel_share
+        connection.accept_messages(min(MAX_MESSAGE_LENGTH, share))
         self._status("status", "NetStream.Publish.Start", f"{publication.name} is now published.")
         self.session.log.info('publishing channel "{channel}"', channel=publication.name)
         publication.write_held()
@@ -119,6 +129,8 @@ class MessageStream:
 
     def publish_refused(self, publication: Publication, reason: str) -> None:
         self._forget_publication(publication, reason)
+        if not publication.key_accepted:
+            self._fail("publish", publication.key)
         self.refuse("publish", "BadName", reason)
 
     def publish_ended(self, publication: Publication, reason: str) -> None:
@@ -149,34 +161,42 @@ class MessageStream:
     def play(self, name: amf0.Value, milliseconds: amf0.Value = None) -> None:
         """Plays for so long, counted from the first media by the server's clock, or (no number) to the end (section
         7.2.2.1)."""
-        session = self.session
-        connection, broker = session.connection, session.options.broker
+        connection = self.session.connection
         if self.busy:
             self._status("error", "NetStream.Play.BadConnection", "This stream publishes or plays already.")
             return
-        if connection.peer not in session.options.players:
+        if connection.peer not in self.session.options.players:
             self.refuse("play", "BadName", "this address may not play")
             return
         address = self._address("play", name)
-        if address is None:
-            return
+        if address is not None:
+            seconds = _play_seconds(milliseconds)
+            self._attempt("play", address.key, lambda: self._start_playing(address, seconds))
+
+    def _start_playing(self, address: StreamAddress, seconds: float | None) -> None:
+        session, stream_id, key = self.session, self.stream_id, address.key
+        broker = session.options.broker
         cache = address.query.get("cache", "gop")
-        stream_id = self.stream_id
         player = Player(
             self,
-            connection.writer,
-            address.key,
+            session.connection.writer,
+            key,
             Cache(cache) if cache in _CACHES else Cache.GOP,
             None if stream_id == LOG_STREAM_ID else lambda data, start, end: restream(data, start, end, stream_id),
         )
         try:
+            if session.played_key not in (None, key):
+                # Else one connection could wait with many keys for a publisher, and try them all when it comes.
+                raise Refused("this connection has played with another key")
+            session.played_key = key
             on_air = broker.play(address.channel, player)
         except Refused as refusal:
+            self._fail("play", key)
             self.refuse("play", "BadName", str(refusal))
             return
         self.player = player
         self._began = session.options.clock.seconds()
-        self._play_seconds = _play_seconds(milliseconds)
+        self._play_seconds = seconds
         self._media_since = None
         session.changed()
         self._accept_play(on_air)
@@ -203,6 +223,7 @@ class MessageStream:
     def play_refused(self, player: Player, reason: str) -> None:
         self.player = None
         self.session.changed()
+        self._fail("play", player.key)
         self.refuse("play", "BadName", reason)
 
     def play_ended(self, player: Player, reason: str) -> None:
@@ -292,6 +313,10 @@ class MessageStream:
 
     def end(self, reason: str, lost: bool = True) -> None:
         """Ends what it does, without a word to the client. A publisher that did not ask for it is ``lost``."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+            self.session.changed()
         if self.publication is not None:
             publication = self.publication
             self.session.options.broker.end(publication, lost)
@@ -299,10 +324,46 @@ class MessageStream:
         if self.player is not None:
             self._forget_player(self.player, reason)
 
-    def refuse(self, command: str, code: str, reason: str) -> None:
-        """Tells the client that it may not publish or play, and ends the connection."""
+    # Keys
+
+    def _attempt(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        """Calls ``go_on``, which looks at the key: later if the address has failed with others, or not at all."""
+        options, address = self.session.options, self.session.connection.peer
+        if not options.guessing.suspects(address):
+            go_on()
+            return
+        wait = options.guessing.wait(address, self.channel, key)
+        if wait:
+            self._waiting = options.clock.callLater(wait, self._attempt_later, command, key, go_on)
+            self.session.changed()
+        else:
+            self._attempt_now(command, key, go_on)
+
+    def _attempt_later(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        try:
+            self._attempt_now(command, key, go_on)
+        except Exception:
+            self.session.log.failure("a bug, which ends this connection")
+            self.session.connection.abort("internal error")
+
+    def _attempt_now(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        session = self.session
+        self._waiting = None
+        if session.options.guessing.refuses(session.connection.peer, self.channel, key):
+            self.end("too many wrong keys")
+            self.refuse(command, "BadName", "too many wrong keys from this address, try again later", quiet=True)
+        else:
+            go_on()
+
+    def _fail(self, command: str, key: str) -> None:
+        session = self.session
+        session.options.guessing.fail(command, session.connection.peer, self.channel, key)
+
+    def refuse(self, command: str, code: str, reason: str, quiet: bool = False) -> None:
+        """Tells the client that it may not publish or play, and ends the connection. ``quiet``: with a line at debug
+        level only."""
         self._status("error", f"NetStream.{command.capitalize()}.{code}", f"Refused: {reason}.")
-        self.session.log.info(
+        (self.session.log.debug if quiet else self.session.log.info)(
             '{command} on channel "{channel}" refused: {reason}',
             command=command,
             channel=self.channel,

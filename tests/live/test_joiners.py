@@ -99,7 +99,6 @@ class WaitingTests(JoinerCase):
             self.second(stage, second)
         self.assertEqual(other.bodies()[-1], aac(0).body)
 
-
     def test_video_that_is_turned_on_again(self) -> None:
         stage = self.on_air(AVC_HEADER, AAC_HEADER)
         self.second(stage, 0, avc(0, True))

@@ -17,6 +17,7 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.rtmp.factory import RTMPFactory
 from rtmp_twisted.rtmp.message_stream import SessionOptions
@@ -88,6 +89,7 @@ class World:
     channels: ChannelOptions = field(factory=ChannelOptions)
     takeover_seconds: float = 3
     end_players: bool = False
+    memory_limit: int = NO_LIMIT
     clock: Clock = field(factory=Clock)
     authority: Authority = field(init=False)
     broker: Broker = field(init=False)
@@ -102,6 +104,7 @@ class World:
             scheduler,
             self.channels,
             self.takeover_seconds,
+            memory=Memory(self.memory_limit, scheduler.turns),
             end_players=self.end_players,
         )
         self.factory = RTMPFactory(
