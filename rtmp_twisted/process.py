@@ -23,7 +23,7 @@ A channel's log holds some objects for each message, which makes every run long,
 These objects need no garbage collector: they are freed when the last reference to them goes.
 """
 
-MMAP_THRESHOLD = 1024 * 1024
+MMAP_THRESHOLD = 128 * 1024
 """Bytes: blocks of memory from this size on are given back to the system when they are freed."""
 
 _M_MMAP_THRESHOLD = -3  # malloc.h

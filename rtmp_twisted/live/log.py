@@ -34,6 +34,9 @@ BLOCK_OVERHEAD: Final = 448
 MESSAGE_OVERHEAD: Final = 12
 """Bytes of memory that a message takes in its block beside its data."""
 
+REPORTED: Final = 256 * 1024
+"""Bytes of memory after which an account is told; it is counted anew every second anyway."""
+
 AT_ONCE: Final = 2000
 """Blocks that are freed in one turn of the reactor."""
 
@@ -85,7 +88,7 @@ class Block:
 
 class MediaLog:
     """``cache_bytes`` is the most memory that is kept for joiners, ``whole`` whether that is all that was published
-    since `restart` (else one group of pictures). ``added`` is told how many bytes of memory each sealed block takes."""
+    since `restart` (else one group of pictures). ``added`` is told how many bytes of memory sealed blocks take."""
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class MediaLog:
         self.tail = self.head = Block(0, 0, 0, 0)
         self.groups: deque[Block] = deque()
         self._added = added
+        self._unreported = 0
         self._turns = turns
         self._cache_bytes = cache_bytes
         self._headers: Headers | None = None  # of the newest group
@@ -165,7 +169,10 @@ class MediaLog:
             tail.position + self._length, self.timestamp, tail.number + messages, tail.cost + cost
         )
         self._length = 0
-        self._added(cost)
+        self._unreported += cost
+        if self._unreported >= REPORTED:
+            self._added(self._unreported)
+            self._unreported = 0
         if self.groups:
             self._trim()
 

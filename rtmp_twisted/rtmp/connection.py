@@ -198,7 +198,7 @@ class Connection:
         self._checked, self._checked_at = 0, self._since
         self._delivered = 0
         self._polled = False  # the poller is to read for it
-        self._full = False  # the sink is
+        self._full = False  # the other side has to wait
         self._closing = ""  # why it is being closed
         self._made = False
         self._aborted = False
@@ -312,8 +312,7 @@ class Connection:
             self._acknowledged = self.bytes_received
             self.send(messages.acknowledgement(self.bytes_received))
         if self.sink is not None and self.sink.full:
-            self._full = True
-            self._pause()
+            self.pause_reading()
         return False
 
     def _handle_parts(self, parts: Iterator[Message], left: int) -> int:
@@ -405,6 +404,11 @@ class Connection:
     def accept_messages(self, longest: int) -> None:
         """The other side's messages may be up to ``longest`` bytes long."""
         self._decoder.max_message_length = longest
+
+    def pause_reading(self) -> None:
+        """The other side has to wait with what it sends, until `read_media`."""
+        self._full = True
+        self._pause()
 
     def read_media(self) -> None:
         """The sink takes what comes from now on. Publishers are read by the poller, where that is possible."""
