@@ -70,7 +70,10 @@ class MessageStream:
     __slots__ = (
         "_began",
         "_logged_skips",
+        "_media_since",
+        "_play_seconds",
         "_waiting",
+        "channel",
         "player",
         "publication",
         "session",

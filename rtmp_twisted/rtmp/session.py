@@ -55,6 +55,7 @@ class ServerSession:
         "_next_stream_id",
         "_streams",
         "agent",
+        "app",
         "channel",
         "connection",
         "log",
