@@ -22,7 +22,7 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import ProcessService
+from rtmp_twisted.process import ProcessService, use_monotonic_clock
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
 from rtmp_twisted.rtmp.listener import Listener
@@ -68,6 +68,7 @@ def makeService(options: Options) -> IService:
     """The whole server."""
     from twisted.internet import reactor
 
+    use_monotonic_clock(reactor)
     settings = options.settings
     root = LoggedService(settings, options.parent)
     try:

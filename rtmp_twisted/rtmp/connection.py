@@ -193,6 +193,7 @@ class Connection:
         self._polled = False  # the poller is to read for it
         self._full = False  # the sink is
         self._closing = ""  # why it is being closed
+        self._ended = False
         self._made = False
         self._aborted = False
         self._lost = False
@@ -224,17 +225,18 @@ class Connection:
             return  # TLS could not even begin
         self._stop_reading()
         connected = self.state is not ConnectionState.HANDSHAKE and self.state is not ConnectionState.CONNECT
-        if not self._closing:
-            self.handler.end(why)
-        level = self.log.info if connected or self._closing else self.log.debug
-        level(
-            "disconnected after {duration}, {received} received: {reason}",
-            duration=duration(self._clock.seconds() - self._since),
-            received=amount(self.bytes_received),
-            reason=self._closing or why,
-        )
-        self.options.registry.connection_lost(self)
-        self._clear()
+        try:
+            self._end(why)
+            level = self.log.info if connected or self._closing else self.log.debug
+            level(
+                "disconnected after {duration}, {received} received: {reason}",
+                duration=duration(self._clock.seconds() - self._since),
+                received=amount(self.bytes_received),
+                reason=self._closing or why,
+            )
+        finally:  # whatever went wrong, it is not counted any more
+            self.options.registry.connection_lost(self)
+            self._clear()
 
     def acknowledge_at_once(self) -> None:
         """Spares a client that writes its commands one by one, with TCP_NODELAY off, a wait for each: up to 40 ms."""
@@ -270,8 +272,8 @@ class Connection:
                 self.options.turns.add(self._next_turn)
         except ProtocolError as problem:
             self.abort(str(problem))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self.fail(error)
 
     def _handle(self) -> bool:
         """Handles the messages that have come, within the budget of one turn; returns whether there are more."""
@@ -328,8 +330,8 @@ class Connection:
             self._read_on()
         except ProtocolError as problem:
             self.abort(str(problem))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self.fail(error)
         self.options.flush()
         return False
 
@@ -359,10 +361,6 @@ class Connection:
             timestamp=message.timestamp,
             size=len(message.body),
         )
-
-    def _fail(self) -> None:
-        self.log.failure("a bug, which ends this connection")
-        self.abort("internal error")
 
     # What the handler calls
 
@@ -432,9 +430,25 @@ class Connection:
         self._stop_reading()
         self.transport.abortConnection()
 
+    def fail(self, error: Exception) -> None:
+        """``error``, which is being handled, ends this connection, and no other. Never raises."""
+        if self._lost:
+            return
+        self._drop_input()  # at once: what follows needs memory
+        try:
+            if isinstance(error, MemoryError):
+                self.log.error("out of memory, which ends this connection")
+                self.abort("out of memory")
+            else:
+                self.log.failure("a bug, which ends this connection")
+                self.abort("internal error")
+        except Exception:  # even that is too much: whoever hears that the connection is lost tidies up
+            self._stop_reading()
+            self.transport.abortConnection()
+
     def _close(self, reason: str) -> None:
         self._closing = reason
-        self.handler.end(reason)
+        self._end(reason)
         self.enter(ConnectionState.CLOSING)
         self.writer.close()
         self._drop_input()
@@ -480,6 +494,12 @@ class Connection:
         return True
 
     # Inside
+
+    def _end(self, reason: str) -> None:
+        """Tells the handler of the end, unless it has been told."""
+        if not self._ended:
+            self.handler.end(reason)
+            self._ended = True
 
     def _shake_hands(self, handshake: Handshake, data: bytes) -> bytes:
         answer = handshake.receive(data)

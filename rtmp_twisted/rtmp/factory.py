@@ -26,6 +26,13 @@ from rtmp_twisted.rtmp.session import ServerSession
 from rtmp_twisted.wire.handshake import ServerHandshake
 
 
+PAUSE_SECONDS = 2.0
+"""After so long without a check, the process has not run: it was stopped, or had no CPU."""
+
+GRACE_SECONDS = 1.0
+"""For so long after a pause nobody is too late: what came in the meantime has to be read first."""
+
+
 class RTMPFactory(Factory):
     """``limits`` is told of each connection; without one there are none. ``poller`` reads what publishers send; without
     one each transport does. ``debug`` and ``trace``: whether such log events are wanted at all."""
@@ -51,6 +58,7 @@ class RTMPFactory(Factory):
             options.clock, self, scheduler.turns, scheduler.flush_pending, poller, debug, trace
         )
         self._all_gone: Deferred[None] | None = None
+        self._checked_at = self._checks_from = options.clock.seconds()
 
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
         self.accepted += 1
@@ -71,16 +79,27 @@ class RTMPFactory(Factory):
             gone.callback(None)
 
     def check(self) -> None:
-        """Checks each connection's times."""
+        """Checks each connection's times; called every second. Never raises, or there would be no more checks."""
         now = self.options.clock.seconds()
+        if now - self._checked_at >= PAUSE_SECONDS:
+            self._checks_from = now + GRACE_SECONDS
+        self._checked_at = now
+        if now < self._checks_from:
+            return
         for connection in list(self.connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:
+                connection.fail(error)
 
     def finish_all(self, reason: str) -> Deferred[None]:
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
         self.options.broker.kill_all(reason)  # first: their players are told before they are left
         for connection in list(self.connections):
-            connection.finish(reason)
+            try:
+                connection.finish(reason)
+            except Exception as error:
+                connection.fail(error)
         if not self.connections:
             return succeed(None)
         self._all_gone = Deferred()
