@@ -409,7 +409,11 @@ class Connection:
         """
         if self._closing or self._lost:
             return
-        self._close(reason)
+        try:
+            self._close(reason)
+        except Exception as error:
+            self.fail(error)
+            return
         self._stop_reading()
         if self._aborted:
             return  # a player has left in the middle of a long message

@@ -96,10 +96,7 @@ class RTMPFactory(Factory):
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
         self.options.broker.kill_all(reason)  # first: their players are told before they are left
         for connection in list(self.connections):
-            try:
-                connection.finish(reason)
-            except Exception as error:
-                connection.fail(error)
+            connection.finish(reason)
         if not self.connections:
             return succeed(None)
         self._all_gone = Deferred()
