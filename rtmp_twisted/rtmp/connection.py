@@ -21,6 +21,7 @@ from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.poller import PublisherPoller
+from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.writer import SocketWriter, Writer, writer_for
 from rtmp_twisted.states import Transitions
 from rtmp_twisted.wire import chunks, messages
@@ -149,13 +150,15 @@ class Registry(Protocol):
 @frozen
 class ConnectionOptions:
     """What all connections have in common. ``flush`` hands on what publishers have sent; without a ``poller`` each
-    transport reads for itself. ``debug`` and ``trace``: whether such log events are wanted."""
+    transport reads for itself. ``reserve`` is released where a connection is out of memory. ``debug`` and ``trace``:
+    whether such log events are wanted."""
 
     clock: IReactorTime
     registry: Registry
     turns: Turns
     flush: Callable[[], None]
     poller: PublisherPoller | None = None
+    reserve: MemoryReserve | None = None
     debug: bool = False
     trace: bool = False
 
@@ -438,9 +441,11 @@ class Connection:
         """``error``, which is being handled, ends this connection, and no other. Never raises."""
         if self._lost:
             return
-        self._drop_input()  # at once: what follows needs memory
+        self._drop_input()
         try:
             if isinstance(error, MemoryError):
+                if self.options.reserve is not None:
+                    self.options.reserve.release()  # the end needs some memory as well
                 self.log.error("out of memory, which ends this connection")
                 self.abort("out of memory")
             else:

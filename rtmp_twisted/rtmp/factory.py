@@ -22,9 +22,9 @@ from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
+from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.session import ServerSession
 from rtmp_twisted.wire.handshake import ServerHandshake
-
 
 PAUSE_SECONDS = 2.0
 """After so long without a check, the process has not run: it was stopped, or had no CPU."""
@@ -54,8 +54,9 @@ class RTMPFactory(Factory):
         """Oldest first."""
         self.accepted = 0
         """Connections so far: the number of the newest."""
+        self._reserve = MemoryReserve()
         self._connection_options = ConnectionOptions(
-            options.clock, self, scheduler.turns, scheduler.flush_pending, poller, debug, trace
+            options.clock, self, scheduler.turns, scheduler.flush_pending, poller, self._reserve, debug, trace
         )
         self._all_gone: Deferred[None] | None = None
         self._checked_at = self._checks_from = options.clock.seconds()
@@ -84,6 +85,7 @@ class RTMPFactory(Factory):
         if now - self._checked_at >= PAUSE_SECONDS:
             self._checks_from = now + GRACE_SECONDS
         self._checked_at = now
+        self._reserve.refill()
         if now < self._checks_from:
             return
         for connection in list(self.connections):
