@@ -130,6 +130,7 @@ class RTMPService(Service):
         self._grace = grace
         self._fail = fail
         self._ports: list[IListeningPort] = []
+        self._stopped = False
         self._checks = LoopingCall(factory.check)
         self._checks.clock = factory.options.clock
 
@@ -150,6 +151,7 @@ class RTMPService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self._stopped = True
         if self._checks.running:
             self._checks.stop()
         closed = [maybeDeferred(port.stopListening) for port in self._ports]
@@ -164,12 +166,15 @@ class RTMPService(Service):
         return gone.addCallback(done)
 
     def _listens(self, port: IListeningPort, name: str) -> None:
+        if self._stopped:  # while the endpoint took its time
+            port.stopListening()
+            return
         self._ports.append(port)
         self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
     def _check(self, _: object, name: str, problems: list[Failure]) -> None:
         """Ends the server if an endpoint has failed later than at once."""
-        if problems:
+        if problems and not self._stopped:
             self._fail(f"{name}: {problems[0].getErrorMessage()}")
 
     def _drop(self) -> None:

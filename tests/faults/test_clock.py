@@ -68,7 +68,7 @@ class SetClockTests(TestCase):
         clock = FakeClock(self)
         server = Server(
             self,
-            environment=clock.environment,
+            *clock.command,
             publish_takeover_seconds=str(TAKEOVER),
             callback_url=f"http://127.0.0.1:{port.getHost().port}/",
             jwt_secret=SECRET,
@@ -111,19 +111,20 @@ class SetClockTests(TestCase):
 
 
 class FakeClock:
-    """The time of day that a program sees. ``environment`` is for that program."""
+    """The time of day that a program sees. ``command`` runs that program."""
 
     def __init__(self, case: TestCase) -> None:
         listed = subprocess.run(["faketime", "-f", "+0", "env"], capture_output=True, text=True, check=True).stdout
         library = re.search(r"^LD_PRELOAD=(.+)$", listed, re.MULTILINE)
         assert library is not None, listed
         self._file = Path(case.mktemp()).absolute()
-        self.environment = {
-            "LD_PRELOAD": library[1],
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        self.command = (
+            "env",
+            f"LD_PRELOAD={library[1]}",
+            f"FAKETIME_TIMESTAMP_FILE={self._file}",
+            "FAKETIME_NO_CACHE=1",
+            "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        )
         self.set(0)
 
     def set(self, seconds: int) -> None:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -134,16 +134,9 @@ class Program(ProcessProtocol):
 
 class Server(Program):
     """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Keyword arguments are settings,
-    for example ``rtmp_chunk_size="128"``. ``wrapper`` is a command that runs the server, ``environment`` what it gets
-    beside the usual."""
+    for example ``rtmp_chunk_size="128"``. ``wrapper`` is a command that runs the server, such as env with variables."""
 
-    def __init__(
-        self,
-        case: Case,
-        wrapper: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-        **settings: str,
-    ) -> None:
+    def __init__(self, case: Case, *wrapper: str, **settings: str) -> None:
         self.port = int(settings.get("rtmp_port") or free_port())
         values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
@@ -154,7 +147,6 @@ class Server(Program):
             case,
             *wrapper,
             *(sys.executable, "-c", command, "--nodaemon", "--pidfile=", f"--rundir={directory}", "rtmp", *options),
-            **(environment or {}),
         )
 
     def up(self) -> Deferred[re.Match[str]]:
