@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -21,6 +23,11 @@ COLLECT_AFTER = 20_000, 20, 20
 A channel's log holds some objects for each message, which makes every run long, and a run stops the whole server.
 These objects need no garbage collector: they are freed when the last reference to them goes.
 """
+
+MMAP_THRESHOLD = 128 * 1024
+"""Bytes: blocks of memory from this size on are given back to the system when they are freed."""
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -63,6 +70,7 @@ class ProcessService(Service):
     def startService(self) -> None:
         super().startService()
         gc.set_threshold(*COLLECT_AFTER)
+        return_freed_memory()
         # The reactor sets its own handlers when it starts. They end the process with the signal, not with status 0.
         # Signals are blocked until these handlers are replaced again.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -91,3 +99,27 @@ class ProcessService(Service):
         name = signal.Signals(number).name
         self._reactor.callFromThread(_log.info, "{name}: the server is stopping", name=name)
         self._reactor.callFromThread(self._reactor.stop)
+
+
+def available_memory() -> int:
+    """Returns the bytes of memory of this machine, or of the container that limits it (cgroup versions 2 and 1)."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes":
+        try:
+            with open(path) as file:
+                text = file.read(32).strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(machine, int(text))
+    return machine
+
+
+def return_freed_memory() -> None:
+    """Has the C library give large blocks back to the system as soon as they are freed.
+
+    By default glibc raises the size from which it does so with each large block that is freed, up to 32 MiB. After
+    some large messages the server would keep much of its largest size for ever. Does nothing where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)

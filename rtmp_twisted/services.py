@@ -12,7 +12,7 @@ _log = Logger()
 class SequentialService(MultiService):
     """Starts its services in order, and stops them in the opposite order, each when the one before has stopped.
 
-    (`MultiService` stops all of them at once.) A service that fails to stop is logged, and the next one is stopped.
+    (``MultiService`` stops all of them at once.) A service that fails to stop is logged, and the next one is stopped.
     """
 
     def stopService(self) -> Deferred[None]:

@@ -183,6 +183,13 @@ class Settings:
         "`gop`; with CONTROL_USE `stream`",
     )
     msg_buffer_size: int = setting(integer(1, 65_536), 8, "most messages in one write to a player")
+    max_memory_mb: int = setting(
+        integer(0, 1_048_576),
+        0,
+        "most memory, in MB, that channels, their caches and connections hold together; a channel's share is a quarter"
+        " of it",
+        "half of what the machine or its container has",
+    )
     write_merge_ms: int = setting(
         integer(0, 1000),
         100,

@@ -5,11 +5,11 @@ process.py logs it at the start, and tap.py prints it for ``--check``. It shows 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from attrs import frozen
 
-from rtmp_twisted.live import channel
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import mask_url
 
@@ -55,7 +55,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     kept = "one group of pictures" if one.gop_cache_mode == "gop" else "the whole stream"
     cache = f"{kept}, at most {one.gop_cache_size_mb} MB for each channel"
     yield Feature("cache for joining players", bool(one.gop_cache_size_mb), cache, "GOP_CACHE_SIZE_MB is 0")
-    yield Feature("compiled", not channel.__file__.endswith(".py"), "yes", "RTMP_TWISTED_COMPILE=1 at the installation")
+    yield Feature("compiled", _is_compiled(), "yes", "RTMP_TWISTED_COMPILE=1 at the installation")
 
 
 def lines(settings: Settings) -> list[str]:
@@ -68,6 +68,12 @@ def lines(settings: Settings) -> list[str]:
         *([f"off: {off}"] if off else []),
         *(f"{variable} is {value}" for variable, value in settings.non_default()),
     ]
+
+
+def _is_compiled() -> bool:
+    """Whether any module of this package that is imported is compiled. pyproject.toml lists those that can be."""
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("rtmp_twisted.")]
+    return any(str(getattr(module, "__file__", "")).endswith(".so") for module in ours)
 
 
 def _where(address: str, port: int) -> str:

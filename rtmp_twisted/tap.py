@@ -20,10 +20,12 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import ProcessService, use_monotonic_clock
+from rtmp_twisted.process import ProcessService, available_memory, use_monotonic_clock
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
+from rtmp_twisted.rtmp.guessing import GuessingLimits
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
 from rtmp_twisted.rtmp.listener import Listener
 from rtmp_twisted.rtmp.message_stream import SessionOptions
@@ -111,6 +113,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             merge_messages=settings.msg_buffer_size,
         ),
         settings.publish_takeover_seconds,
+        memory=Memory(settings.max_memory_mb * MEBIBYTE or available_memory() // 2, turns),
     )
     limits = ConnectionLimits(
         most_connections(settings.max_connections),
@@ -125,6 +128,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             chunk_size=settings.rtmp_chunk_size,
             players=settings.rtmp_play_whitelist,
             max_publish_rate=settings.max_publish_kbps * 1000 / 8,
+            guessing=GuessingLimits(reactor),
         ),
         limits,
         poller,

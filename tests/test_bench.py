@@ -355,6 +355,8 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(["s", "CPU", "%", "20.00", "20.00", "1.100", "1.00", "to", "1.20"], lines[1])
         self.assertEqual(["p50", "ms", "0.00", "0.00", "1.000", "1.00", "to", "1.00"], lines[2])
         self.assertEqual(1 + len(report.COMPARED), len(lines))
+        noisy = [result(server=server, run=1, other_cpu_pct=60.0) for server in cpu]
+        self.assertIn("took 60 % of a core", report.comparison(noisy, "before", "after")[-1])
 
     def test_markdown_lists_faults_and_doubts(self) -> None:
         path = Path(self.mktemp())

@@ -18,6 +18,9 @@ from zipfile import ZipFile
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted.settings import Settings
+from rtmp_twisted.summary import features
+
 ROOT = Path(__file__).parent.parent
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
@@ -130,6 +133,8 @@ class CompiledTests(SynchronousTestCase):
             file = importlib.import_module(module).__file__
             assert file is not None
             self.assertEqual(file.endswith(".so"), is_wanted, file)
+        [said] = [feature for feature in features(Settings()) if feature.name == "compiled"]
+        self.assertEqual(said.on, is_wanted)
 
 
 class MetadataTests(SynchronousTestCase):

@@ -65,6 +65,7 @@ DOCUMENTED = {
     "LOG_TRACE": False,
     "GOP_CACHE_MODE": "gop",
     "WRITE_MERGE_MS": 100,
+    "MAX_MEMORY_MB": 0,
     "PUBLISH_TAKEOVER_SECONDS": 3,
     "MAX_PUBLISH_KBPS": 0,
     "MAX_CONNECTIONS": 0,
@@ -111,6 +112,7 @@ GOOD: list[tuple[str, str, object]] = [
     ("LISTEN", "unix:/run/a  tcp:1936:interface=\\:\\:1", ("unix:/run/a", "tcp:1936:interface=\\:\\:1")),
     ("WRITE_MERGE_MS", "0", 0),
     ("WRITE_MERGE_MS", "1000", 1000),
+    ("MAX_MEMORY_MB", "1024", 1024),
     ("SHUTDOWN_GRACE_SECONDS", "60", 60),
 ]
 

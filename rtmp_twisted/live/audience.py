@@ -180,8 +180,30 @@ class Audience:
         for cursor in held or ():
             self._start_next(cursor, sound=True)
 
+    def held(self) -> int:
+        """Bytes of memory that the log takes, from the oldest block that the cache or a reader still needs."""
+        log = self.log
+        cost = oldest = log.tail.cost
+        if log.groups:
+            oldest = log.groups[0].cost
+        rests = 0
+        for cursor in self._behind:
+            oldest = cursor.oldest_cost(oldest)
+            rests += cursor.rest_size()
+        return cost - oldest + rests
+
+    def shrink(self) -> None:
+        """Keeps nothing for joiners, and has all readers that are behind skip to what comes next."""
+        self.log.seal()
+        self.log.forget()
+        for cursor in list(self._behind):
+            if cursor.position() < self.log.head.position:
+                cursor.skip()
+                self.start(cursor, None, sound=False)
+
     def close(self) -> None:
         """Nobody uses the log any more."""
+        self.log.restart(whole=False)
         self._scheduler.remove(self)
         self._scheduler.refund(self._cost)
 

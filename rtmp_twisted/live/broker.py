@@ -25,6 +25,7 @@ from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.player import Player
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
@@ -79,6 +80,7 @@ class Broker(Service):
         options: ChannelOptions | None = None,
         takeover_seconds: float = 3.0,
         directory: IDirectory | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.clock = clock
         self.scheduler = scheduler
@@ -86,6 +88,7 @@ class Broker(Service):
         self._options = options or ChannelOptions()
         self._takeover_seconds = takeover_seconds
         self._directory: IDirectory = directory or LocalDirectory()
+        self.memory = Memory(NO_LIMIT, scheduler.turns) if memory is None else memory
         self._entries: dict[str, _Entry] = {}
         self._ending: dict[str, Deferred[None]] = {}
         self._past = Traffic()  # of publishes that have ended and channels that are gone
@@ -96,12 +99,18 @@ class Broker(Service):
 
     # Publishing
 
-    def publish(self, name: str, key: str, client_ip: str, owner: PublicationOwner) -> Publication:
-        """Asks to publish on channel ``name``. The owner is told the outcome in a later turn of the reactor."""
+    def publish(self, name: str, key: str, client_ip: str, owner: PublicationOwner, begin: bool = True) -> Publication:
+        """Asks to publish on channel ``name``; without ``begin``, not before `begin` is called. The owner is told the
+        outcome in a later turn of the reactor."""
         publication = Publication(name, key, client_ip, owner)
         self._entry(name).asking[publication] = None
-        self.clock.callLater(0, self._begin, publication)
+        if begin:
+            self.begin(publication)
         return publication
+
+    def begin(self, publication: Publication) -> None:
+        """Asks for a publish that has waited. Does nothing if it has ended."""
+        self.clock.callLater(0, self._begin, publication)
 
     def end(self, publication: Publication, lost: bool = False) -> None:
         """Ends a publish for its owner, which may come back if it is ``lost``. Safe to call again."""
@@ -139,6 +148,7 @@ class Broker(Service):
             if stream_id is None:
                 return
             publication.stream_id = stream_id
+            publication.key_accepted = True
             if publication.ended:
                 self._tell_end(publication)
                 return
@@ -176,12 +186,10 @@ class Broker(Service):
         if claim is None or publication.ended:
             return
         incumbent = claim.holder
-        if (
-            not isinstance(incumbent, Publication)
-            or not self._takeover_seconds
-            or entry.challenger is not None
-            or not same_key(incumbent.key, publication.key)
-        ):
+        if not isinstance(incumbent, Publication) or not same_key(incumbent.key, publication.key):
+            raise Refused("the channel has a publisher")
+        publication.key_accepted = True
+        if not self._takeover_seconds or entry.challenger is not None:
             raise Refused("the channel has a publisher")
         publication.enter(PublishState.WAITING)
         entry.challenger = publication
@@ -369,6 +377,11 @@ class Broker(Service):
                 total += _received(entry.on_air)
         return total
 
+    def settle(self) -> None:
+        """Counts the memory of each channel anew. Called every second."""
+        for entry in self._entries.values():
+            entry.channel.account.settle()
+
     @property
     def merge_interval(self) -> float:
         """Seconds that media is held back now, on channels that many watch."""
@@ -379,7 +392,7 @@ class Broker(Service):
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)
         if entry is None:
-            entry = _Entry(Channel(name, self._options, self.scheduler, self.clock))
+            entry = _Entry(Channel(name, self._options, self.scheduler, self.memory, self.clock))
             self._entries[name] = entry
         return entry
 

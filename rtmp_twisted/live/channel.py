@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from rtmp_twisted.live.audience import Audience, FlushScheduler
 from rtmp_twisted.live.headers import Program
 from rtmp_twisted.live.log import Block, Format, MediaLog
+from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.rendition import Rendition
 from rtmp_twisted.live.timestamps import Timestamps
@@ -38,14 +39,25 @@ class ChannelOptions:
 class Channel:
     """``on_air`` is whether a publisher's media is let in: between `begin` and `end`."""
 
-    def __init__(self, name: str, options: ChannelOptions, scheduler: FlushScheduler, clock: IReactorTime) -> None:
+    def __init__(
+        self, name: str, options: ChannelOptions, scheduler: FlushScheduler, memory: Memory, clock: IReactorTime
+    ) -> None:
         self.name = name
         self.key = ""
         """The key of the publish that is on air, or was last."""
         self.on_air = False
         self.options = options
         self.program = Program()
-        self.log = MediaLog(ChunkFormat(options.chunk_size), self.program, options.cache_bytes, options.whole_stream)
+        self.account = memory.open(f"channel {name!r}", self._held, self._shrink)
+        self._cache_bytes = min(options.cache_bytes, memory.channel_share)
+        self.log = MediaLog(
+            ChunkFormat(options.chunk_size),
+            self.program,
+            self._cache_bytes,
+            options.whole_stream,
+            self.account.add,
+            scheduler.turns,
+        )
         self.audience = Audience(self.log, scheduler, options.merge_messages)
         self.timestamps = Timestamps()
         self.players: set[Player] = set()
@@ -114,6 +126,7 @@ class Channel:
     def close(self) -> None:
         """The channel is not used any more."""
         self.audience.close()
+        self.account.close()
 
     # The players' side
 
@@ -161,6 +174,14 @@ class Channel:
 
     # Inside
 
+    def _held(self) -> int:
+        """Bytes of memory that its logs and headers take."""
+        return self.program.headers.size + sum(audience.held() for audience in self._audiences())
+
+    def _shrink(self) -> None:
+        for audience in self._audiences():
+            audience.shrink()
+
     def _audiences(self) -> list[Audience]:
         return [self.audience, *(rendition.audience for rendition in self._renditions.values())]
 
@@ -181,7 +202,13 @@ class Channel:
         if rendition is None:
             options = self.options
             rendition = self._renditions[form] = Rendition(
-                form(), self.audience, options.chunk_size, options.cache_bytes, self._scheduler, options.merge_messages
+                form(),
+                self.audience,
+                options.chunk_size,
+                self._cache_bytes,
+                self._scheduler,
+                options.merge_messages,
+                self.account.add,
             )
             if self._lost_at is not None:
                 rendition.audience.hold()

@@ -20,6 +20,9 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO
 MAX_LAG = 8 * 1024 * 1024
 """Bytes that a reader may fall behind, counted from where it joined, before it loses groups of pictures."""
 
+MAX_LAG_MESSAGES = 100_000
+"""Messages that a reader may fall behind: small ones take more memory than their bytes."""
+
 MAX_GATHER: Final = 64
 """Buffers that are handed to the writer in one call."""
 
@@ -90,6 +93,7 @@ class Cursor:
         "_lag_limit",
         "_log",
         "_lost_at",
+        "_message_limit",
         "_offset",
         "_rest",
         "_sent",
@@ -119,7 +123,7 @@ class Cursor:
         self._greeted = False  # has the format's preamble
         self._headers: Headers | None = None  # sent last
         self._due: tuple[Headers, int] | None = None  # to be sent, at which time, before more of the log
-        self._lag_limit = 0
+        self._lag_limit = self._message_limit = 0
         self._stretch: int | None = None  # where in the log it began what it receives without a gap
         self._lost_at: int | None = None  # where it had to stop because it was too slow
         self._sent = 0  # bytes before this stretch
@@ -187,9 +191,13 @@ class Cursor:
         """Its position in the log, in bytes."""
         return self._log.head.position if self._block is None else self._block.position + self._offset
 
-    def oldest(self) -> Block | None:
-        """The oldest block that it needs; None where that is none but the head."""
-        return self._block
+    def oldest_cost(self, cost: int) -> int:
+        """The ``cost`` of the oldest block that it needs, or ``cost`` where it needs none."""
+        return cost if self._block is None else min(cost, self._block.cost)
+
+    def rest_size(self) -> int:
+        """Bytes of a message that has been handed over in part, and is no longer at its position."""
+        return sum(map(len, self._rest))
 
     def start(self, block: Block, headers: Headers) -> None:
         """Receives from ``block`` on, before whose first message ``headers`` were in force."""
@@ -197,6 +205,7 @@ class Cursor:
         self._stretch = block.position
         self._first = block.number
         self._lag_limit = MAX_LAG + log.position - block.position
+        self._message_limit = MAX_LAG_MESSAGES + log.tail.number - block.number
         self._block = block
         self._offset = 0
         self._due = (headers, block.timestamp) if headers is not self._headers else None
@@ -237,8 +246,10 @@ class Cursor:
         """Whether it is too far behind, and what it needs is not what is kept for joiners anyway."""
         position = self.position()
         groups = self._log.groups
-        behind = self._block is not None and self._log.position - position > self._lag_limit
-        return behind and not (groups and groups[-1].position <= position)
+        block, log = self._block, self._log
+        if block is None or (groups and groups[-1].position <= position):
+            return False
+        return log.position - position > self._lag_limit or log.tail.number - block.number > self._message_limit
 
     def skip(self) -> None:
         """It is too slow: what lies between here and the next `start` is lost."""
@@ -305,6 +316,7 @@ class Cursor:
         if self._block is log.head and self.plain and not writer.blocked and writer.holder is None:
             self._block = None
             self._lag_limit = MAX_LAG
+            self._message_limit = MAX_LAG_MESSAGES
             return CAUGHT_UP
         return WAITING
 

@@ -15,16 +15,21 @@ MAX_KEPT_BYTES: Final = 1024 * 1024
 MAX_KEPT_HEADERS: Final = 64
 """Codec headers that are kept at most. Known encoders send two for each track, and up to six tracks."""
 
+HEADER_OVERHEAD: Final = 200
+"""Bytes of memory that a kept header takes beside its body."""
+
 _log = Logger(__name__)
 
 
 class Headers:
     """Metadata and codec headers as they were at some moment. Never changes."""
 
-    __slots__ = ("messages",)
+    __slots__ = ("messages", "size")
 
     def __init__(self, messages: tuple[Message, ...]) -> None:
         self.messages = messages
+        self.size = sum(HEADER_OVERHEAD + len(message.body) for message in messages)
+        """Bytes of memory that they take."""
 
 
 NO_HEADERS: Final = Headers(())
@@ -33,17 +38,23 @@ NO_HEADERS: Final = Headers(())
 class Program:
     """What is on air now: the headers in force, and what is known of the video. A channel's logs share one."""
 
-    __slots__ = ("has_video", "headers", "video_tracks")
+    __slots__ = ("has_video", "kept", "video_tracks")
 
     def __init__(self) -> None:
-        self.headers = NO_HEADERS
+        self.kept: KeptHeaders | None = None
+        """The headers of the publish that is on air."""
         self.has_video = False
         self.video_tracks: set[int] = set()
         """Ids of the video tracks that have had a keyframe, in this publish."""
 
+    @property
+    def headers(self) -> Headers:
+        """The headers in force; the same object until one changes."""
+        return NO_HEADERS if self.kept is None else self.kept.now()
+
     def reset(self) -> None:
         """Forgets a publish."""
-        self.headers = NO_HEADERS
+        self.kept = None
         self.has_video = False
         self.video_tracks.clear()
 
@@ -74,17 +85,14 @@ class KeptHeaders:
             self._metadata = message
         self._now = None
 
-    def take(self, message: Message, header: bool) -> bool:
+    def take(self, message: Message, header: bool) -> None:
         """Drops the headers that a message ends, and keeps it if it is a header itself (as `tags` says), in place of
-        those for the same tracks. Returns whether anything has changed."""
-        ended = self._tracks.ended_slots(message.type_id, message.body)
-        for slot in ended:
+        those for the same tracks."""
+        for slot in self._tracks.ended_slots(message.type_id, message.body):
             self._drop(slot)
+            self._now = None
         if header:
             self._keep(message)
-        if ended:
-            self._now = None
-        return header or bool(ended)
 
     def _keep(self, message: Message) -> None:
         slots = tags.header_slots(message.type_id, message.body)

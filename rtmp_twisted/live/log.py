@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
 from rtmp_twisted.live.headers import Headers, Program
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.wire.messages import DATA_AMF0, Message
 
 Tracks: TypeAlias = tuple[tuple[int, ...], bool]
@@ -25,6 +27,18 @@ Tracks: TypeAlias = tuple[tuple[int, ...], bool]
 
 ONLY_TRACK_0: Final[Tracks] = (0,), True
 """Of a message that was alone on track 0: the first of those in a group of pictures is its keyframe."""
+
+BLOCK_OVERHEAD: Final = 448
+"""Bytes of memory that a block takes beside its data: its objects and their numbers."""
+
+MESSAGE_OVERHEAD: Final = 12
+"""Bytes of memory that a message takes in its block beside its data."""
+
+REPORTED: Final = 256 * 1024
+"""Bytes of memory after which an account is told; it is counted anew every second anyway."""
+
+AT_ONCE: Final = 2000
+"""Blocks that are freed in one turn of the reactor."""
 
 HEADER: Final = 0
 """What `Block.types` has for a header, in place of its message type id: every reader gets it."""
@@ -46,15 +60,17 @@ class Block:
     """A run of whole messages. ``data`` is empty until it is sealed.
 
     ``ends`` are the offsets in ``data`` just behind each message; ``types`` their message type ids, or `HEADER`.
-    ``position`` is the number of bytes of log before the block, ``number`` that of messages. ``timestamp`` is that of
-    its first message (while there is none: of the last one before it). A keyframe is always the first message of its
-    block; such a block (``headers`` is not None) begins a group of pictures. ``tracks`` has, by their place in the
-    block, the video messages since there was more than one track, and those of any track but 0.
+    ``position`` is the number of bytes of log before the block, ``number`` that of messages, and ``cost`` the memory in
+    bytes that everything before it takes or took. ``timestamp`` is that of its first message (while there is none: of
+    the last one before it). A keyframe is always the first message of its block; such a block (``headers`` is not None)
+    begins a group of pictures. ``tracks`` has, by their place in the block, the video messages since there was more
+    than one track, and those of any track but 0.
     """
 
-    __slots__ = ("data", "ends", "following", "headers", "number", "position", "timestamp", "tracks", "types")
+    __slots__ = ("cost", "data", "ends", "following", "headers", "number", "position", "timestamp", "tracks", "types")
 
-    def __init__(self, position: int, timestamp: int, number: int) -> None:
+    def __init__(self, position: int, timestamp: int, number: int, cost: int) -> None:
+        self.cost = cost
         self.data = b""
         self.ends: array[int] = array("Q")
         self.types = bytearray()
@@ -71,17 +87,29 @@ class Block:
 
 
 class MediaLog:
-    """``cache_bytes`` is the most that is kept for joiners, ``whole`` whether that is all that was published since
-    `restart` (else one group of pictures)."""
+    """``cache_bytes`` is the most memory that is kept for joiners, ``whole`` whether that is all that was published
+    since `restart` (else one group of pictures). ``added`` is told how many bytes of memory sealed blocks take."""
 
-    def __init__(self, format: Format, program: Program, cache_bytes: int, whole: bool) -> None:
+    def __init__(
+        self,
+        format: Format,
+        program: Program,
+        cache_bytes: int,
+        whole: bool,
+        added: Callable[[int], None],
+        turns: Turns,
+    ) -> None:
         self.format = format
         self.program = program
         self.timestamp = 0
         self.whole = whole
-        self.tail = self.head = Block(0, 0, 0)
+        self.tail = self.head = Block(0, 0, 0, 0)
         self.groups: deque[Block] = deque()
+        self._added = added
+        self._unreported = 0
+        self._turns = turns
         self._cache_bytes = cache_bytes
+        self._headers: Headers | None = None  # of the newest group
         self._parts: list[bytes | memoryview] = []
         self._length = 0
         self._encoded: tuple[Headers, int, bytes] | None = None
@@ -132,8 +160,19 @@ class MediaLog:
             return
         tail.data = b"".join(self._parts)
         self._parts.clear()
-        self.tail = tail.following = Block(tail.position + self._length, self.timestamp, tail.number + len(tail.ends))
+        messages = len(tail.ends)
+        cost = BLOCK_OVERHEAD + MESSAGE_OVERHEAD * messages + self._length
+        if tail.headers is not None and tail.headers is not self._headers:
+            self._headers = tail.headers
+            cost += tail.headers.size
+        self.tail = tail.following = Block(
+            tail.position + self._length, self.timestamp, tail.number + messages, tail.cost + cost
+        )
         self._length = 0
+        self._unreported += cost
+        if self._unreported >= REPORTED:
+            self._added(self._unreported)
+            self._unreported = 0
         if self.groups:
             self._trim()
 
@@ -144,20 +183,32 @@ class MediaLog:
         if self._cache_bytes == 0:
             return
         if not self.whole:
-            self.groups.clear()
+            self.forget()
         self.groups.append(self.tail)
 
     def keep_one_group(self) -> None:
         """Keeps one group of pictures from here on, whatever the mode was."""
         self.whole = False
         while len(self.groups) > 1:
-            self.groups.popleft()
+            self._drop(self.groups.popleft(), self.groups[0])
 
     def restart(self, whole: bool) -> None:
         """Keeps nothing for joiners of what was published so far."""
         self.seal()
-        self.groups.clear()
+        self.forget()
         self.whole = whole
+
+    def forget(self) -> None:
+        """Keeps nothing for joiners of what was published before the tail."""
+        if self.groups:
+            first = self.groups[0]
+            self.groups.clear()
+            self._drop(first, self.tail)
+
+    def _drop(self, first: Block, end: Block) -> None:
+        """Lets go of blocks: many of them some at a time, since it takes time to free them."""
+        if end.cost - first.cost > AT_ONCE * BLOCK_OVERHEAD:
+            self._turns.add(_Release(first, end).go_on)
 
     def encode(self, headers: Headers, timestamp: int) -> bytes:
         """The bytes of headers, all at ``timestamp`` (milliseconds), metadata at 0. Those that most joiners get are
@@ -178,5 +229,26 @@ class MediaLog:
     def _trim(self) -> None:
         # Oldest groups first; a group that alone is too large goes whole: a cache never begins without its keyframe.
         groups = self.groups
-        while groups and self.tail.position - groups[0].position > self._cache_bytes:
-            groups.popleft()
+        while groups and self.tail.cost - groups[0].cost > self._cache_bytes:
+            first = groups.popleft()
+            self._drop(first, groups[0] if groups else self.tail)
+
+
+class _Release:
+    """Holds the blocks from ``block`` to ``end``, and lets go of them little by little."""
+
+    __slots__ = ("_block", "_end")
+
+    def __init__(self, block: Block, end: Block) -> None:
+        self._block: Block | None = block
+        self._end = end.position
+
+    def go_on(self) -> bool:
+        """Lets go of some; returns whether there are more."""
+        for _ in range(AT_ONCE):
+            block = self._block
+            if block is None or block.position >= self._end:
+                self._block = None
+                return False
+            self._block = block.following
+        return True

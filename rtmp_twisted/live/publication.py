@@ -100,6 +100,8 @@ class Publication:
         self.owner = owner
         self.state = PublishState.ASKING
         self.stream_id = ""
+        self.key_accepted = False
+        """Whether its key is known to be right: the publisher's that it met, or accepted by the authority."""
         self.on_air_since: float | None = None
         self.received_bytes = 0
         """Bytes of message bodies, while it was on air."""
@@ -119,7 +121,8 @@ class Publication:
         self._led_at = 0
         self._first_video_at: int | None = None  # while there has been no keyframe
         self._held: list[Message] = []
-        self._held_bytes = 0
+        self.held_bytes = 0
+        """Bytes of memory that media takes which came before the publish was accepted."""
 
     @property
     def ended(self) -> bool:
@@ -129,7 +132,7 @@ class Publication:
     @property
     def full(self) -> bool:
         """Whether the source has to wait: it has sent as much as is held before the publish is accepted."""
-        return self._held_bytes > MAX_HELD_BYTES
+        return self.held_bytes > MAX_HELD_BYTES
 
     # Called by the broker
 
@@ -145,10 +148,11 @@ class Publication:
         self._audience = channel.audience
         self._timestamps = channel.timestamps
         self._video_tracks = channel.program.video_tracks
+        channel.program.kept = self._headers
 
     def write_held(self) -> None:
         """Writes what came before the publish was accepted."""
-        held, self._held, self._held_bytes = self._held, [], 0
+        held, self._held, self.held_bytes = self._held, [], 0
         for message in held:
             self.write(message)
 
@@ -156,7 +160,7 @@ class Publication:
         """From now on what is written is dropped, and nothing is kept."""
         self.enter(state)
         self._log = self._audience = self._timestamps = None
-        self._held, self._held_bytes = [], 0
+        self._held, self.held_bytes = [], 0
         self._headers = KeptHeaders(self.name)
         if self.wake is not None:
             self.wake()
@@ -185,8 +189,8 @@ class Publication:
                 self.dropped += 1
                 return
         header = kind == tags.HEADER
-        if kind >= tags.HEADER and self._headers.take(message, header):
-            log.program.headers = self._headers.now()
+        if kind >= tags.HEADER:
+            self._headers.take(message, header)
         rebase = timestamps.rebase if kind < tags.HEADER else timestamps.rebase_other
         audience.appended(log.append(type_id, rebase(type_id, timestamp), body, header))
 
@@ -195,7 +199,7 @@ class Publication:
     def _hold(self, message: Message) -> None:
         if self.state is PublishState.ASKING or self.state is PublishState.WAITING:
             self._held.append(message)
-            self._held_bytes += len(message.body) + HELD_OVERHEAD
+            self.held_bytes += len(message.body) + HELD_OVERHEAD
 
     def _write_data(self, log: MediaLog, audience: Audience, timestamps: Timestamps, message: Message) -> None:
         """A data message."""
@@ -204,7 +208,6 @@ class Publication:
         self.received_bytes += len(data.body)
         if name == "onMetaData":
             self._headers.keep_metadata(data)
-            log.program.headers = self._headers.now()
             audience.appended(log.append_metadata(data.body))
         else:
             time = timestamps.rebase_other(data.type_id, data.timestamp)

@@ -7,7 +7,7 @@ pictures on, and is gone with its last one. The readers are an `Audience` like t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
 from rtmp_twisted.live.log import HEADER, Block, Format, MediaLog
@@ -29,8 +29,9 @@ class Rendition:
         cache_bytes: int,
         scheduler: FlushScheduler,
         merge_messages: int,
+        added: Callable[[int], None],
     ) -> None:
-        self.log = MediaLog(format, source.log.program, cache_bytes, whole=False)
+        self.log = MediaLog(format, source.log.program, cache_bytes, False, added, scheduler.turns)
         self.audience = Audience(self.log, scheduler, merge_messages)
         self._source = source
         self._turns = scheduler.turns

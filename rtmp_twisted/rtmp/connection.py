@@ -2,7 +2,7 @@
 
 It has the handshake, the chunk stream, acknowledgements, pings and the writer. Whether this side accepted or called
 only decides which handshake it has, and which handler stands above it: a server's session (session.py), or a client's.
-protocol makes it Twisted's; its factory calls `check` every second.
+protocol makes it Twisted's; its factory calls ``check`` every second.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ MAX_MESSAGE: Final = 64 * 1024
 
 MESSAGES_PER_TURN: Final = 64
 """Messages of one connection that are handled in one turn of the reactor; the others wait for the next turns."""
+
+COMMAND_COST: Final = 16
+"""What a command counts of those, or chunks that complete no message: they take longer."""
 
 HANDSHAKE_SECONDS: Final = 10
 """From the connection to the end of the handshake."""
@@ -108,6 +111,10 @@ class MediaSink(Protocol):
     @property
     def full(self) -> bool:
         """Whether the other side has to wait with what it sends."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds because it cannot be handed on yet."""
 
     def write(self, message: Message) -> None:
         """Takes one message of a type in ``messages.MEDIA``."""
@@ -194,7 +201,7 @@ class Connection:
         self._checked, self._checked_at = 0, self._since
         self._delivered = 0
         self._polled = False  # the poller is to read for it
-        self._full = False  # the sink is
+        self._full = False  # the other side has to wait
         self._closing = ""  # why it is being closed
         self._ended = False
         self._made = False
@@ -297,8 +304,11 @@ class Connection:
                     left = self._handle_parts(messages.split_aggregate(message), left)
                 else:
                     self.handler.receive(message)
+                    left -= COMMAND_COST - 1
                 if self._closing:
                     return False
+            else:  # many chunks that completed nothing
+                left -= COMMAND_COST - 1
             left -= 1
             if left <= 0:
                 return True
@@ -307,8 +317,7 @@ class Connection:
             self._acknowledged = self.bytes_received
             self.send(messages.acknowledgement(self.bytes_received))
         if self.sink is not None and self.sink.full:
-            self._full = True
-            self._pause()
+            self.pause_reading()
         return False
 
     def _handle_parts(self, parts: Iterator[Message], left: int) -> int:
@@ -397,6 +406,11 @@ class Connection:
         """The other side's messages may be up to ``longest`` bytes long."""
         self._decoder.max_message_length = longest
 
+    def pause_reading(self) -> None:
+        """The other side has to wait with what it sends, until `read_media`."""
+        self._full = True
+        self._pause()
+
     def read_media(self) -> None:
         """The sink takes what comes from now on. Publishers are read by the poller, where that is possible."""
         self._polled = self.options.poller is not None and isinstance(self.writer, SocketWriter)
@@ -463,6 +477,11 @@ class Connection:
         self._drop_input()
 
     # What the factory calls
+
+    def held(self) -> int:
+        """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
+        sink = self.sink
+        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
 
     def check(self, now: float) -> None:
         """Whether the other side keeps to its times; called every second."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
@@ -26,11 +27,19 @@ from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.session import ServerSession
 from rtmp_twisted.wire.handshake import ServerHandshake
 
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS: Final = 2.0
 """After so long without a check, the process has not run: it was stopped, or had no CPU."""
 
-GRACE_SECONDS = 1.0
+GRACE_SECONDS: Final = 1.0
 """For so long after a pause nobody is too late: what came in the meantime has to be read first."""
+
+CONNECTION_OVERHEAD: Final = 8192
+"""Bytes of memory that a connection takes; over TLS it is five times as much."""
+
+MUCH: Final = 64 * 1024
+"""Bytes: a connection that holds no more is not ended when memory is short."""
+
+_log = Logger()
 
 
 class RTMPFactory(Factory):
@@ -58,6 +67,7 @@ class RTMPFactory(Factory):
         self._connection_options = ConnectionOptions(
             options.clock, self, scheduler.turns, scheduler.flush_pending, poller, self._reserve, debug, trace
         )
+        self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
         self._checked_at = self._checks_from = options.clock.seconds()
 
@@ -80,7 +90,13 @@ class RTMPFactory(Factory):
             gone.callback(None)
 
     def check(self) -> None:
-        """Checks each connection's times; called every second. Never raises, or there would be no more checks."""
+        """Checks each connection's times, and counts what is held. Never raises, or there would be no more checks."""
+        try:
+            self._account.settle()
+            self.options.broker.settle()
+            self.options.guessing.forget()
+        except Exception:
+            _log.failure("a bug, while memory was counted")
         now = self.options.clock.seconds()
         if now - self._checked_at >= PAUSE_SECONDS:
             self._checks_from = now + GRACE_SECONDS
@@ -103,6 +119,15 @@ class RTMPFactory(Factory):
             return succeed(None)
         self._all_gone = Deferred()
         return self._all_gone
+
+    def _held(self) -> int:
+        return CONNECTION_OVERHEAD * len(self.connections) + sum(connection.held() for connection in self.connections)
+
+    def _shrink(self) -> None:
+        """Ends the connection that holds most, if that is worth it."""
+        largest = max(self.connections, key=Connection.held, default=None)
+        if largest is not None and largest.held() > MUCH:
+            largest.abort("memory is short (MAX_MEMORY_MB), and this connection holds most of it")
 
     def _handshake(self) -> ServerHandshake:
         return ServerHandshake(os.urandom, lambda: int(self.options.clock.seconds() * 1000))

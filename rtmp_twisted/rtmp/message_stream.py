@@ -3,10 +3,11 @@ session."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from attrs import frozen
-from twisted.internet.interfaces import IReactorTime
+from attrs import Factory, field, frozen
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.broker import Broker
@@ -15,6 +16,7 @@ from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.formatting import amount, duration
+from rtmp_twisted.rtmp.guessing import GuessingLimits
 from rtmp_twisted.rtmp.names import BadName, NameRules
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, messages
@@ -37,6 +39,9 @@ class SessionOptions:
     chunk_size: int = 4096
     players: Networks = EVERYONE
     max_publish_rate: float = 0.0
+    guessing: GuessingLimits = field(
+        default=Factory(lambda options: GuessingLimits(options.clock), takes_self=True), kw_only=True
+    )
 
 
 class Session(Protocol):
@@ -48,6 +53,7 @@ class Session(Protocol):
     channel: str
     agent: str
     publication: Publication | None
+    played_key: str | None
 
     def changed(self) -> None:
         """A stream has begun or ended to publish or to play."""
@@ -61,28 +67,31 @@ class MessageStream:
         self.stream_id = stream_id
         self.publication: Publication | None = None
         self.player: Player | None = None
+        self._waiting: IDelayedCall | None = None  # until its key is looked at
         self._began = 0.0
         self._logged_skips = 0
 
     @property
     def busy(self) -> bool:
-        return self.publication is not None or self.player is not None
+        return self.publication is not None or self.player is not None or self._waiting is not None
 
     # Publishing
 
     def publish(self, name: amf0.Value) -> None:
         session = self.session
-        if session.publication is not None or self.player is not None:
+        if session.publication is not None or self.busy:
             self._status("error", "NetStream.Publish.BadConnection", "This connection publishes or plays already.")
             return
         key = self._key("publish", name)
         if key is None:
             return
         connection = session.connection
-        connection.accept_messages(MAX_MESSAGE_WHILE_ASKING)
-        publication = session.options.broker.publish(session.channel, key[0], connection.peer, self)
+        broker = session.options.broker
+        connection.accept_messages(min(MAX_MESSAGE_WHILE_ASKING, broker.memory.channel_share))
+        publication = broker.publish(session.channel, key[0], connection.peer, self, begin=False)
         self.publication = session.publication = connection.sink = publication
         session.changed()
+        self._attempt("publish", key[0], lambda: broker.begin(publication))
 
     @property
     def heard_at(self) -> float:
@@ -102,7 +111,8 @@ class MessageStream:
 
     def publish_started(self, publication: Publication) -> None:
         connection = self.session.connection
-        connection.accept_messages(MAX_MESSAGE_LENGTH)
+        share = self.session.options.broker.memory.channel_share
+        connection.accept_messages(min(MAX_MESSAGE_LENGTH, share))
         self._status("status", "NetStream.Publish.Start", f"{publication.name} is now published.")
         self.session.log.info('publishing channel "{channel}"', channel=publication.name)
         publication.write_held()
@@ -110,6 +120,8 @@ class MessageStream:
 
     def publish_refused(self, publication: Publication, reason: str) -> None:
         self._forget_publication(publication, reason)
+        if not publication.key_accepted:
+            self._fail("publish", publication.key)
         self.refuse("publish", "BadName", reason)
 
     def publish_ended(self, publication: Publication, reason: str) -> None:
@@ -136,29 +148,36 @@ class MessageStream:
     # Playing
 
     def play(self, name: amf0.Value) -> None:
-        session = self.session
-        connection, broker = session.connection, session.options.broker
+        connection = self.session.connection
         if self.busy:
             self._status("error", "NetStream.Play.BadConnection", "This stream publishes or plays already.")
             return
-        if connection.peer not in session.options.players:
+        if connection.peer not in self.session.options.players:
             self.refuse("play", "BadName", "this address may not play")
             return
         key = self._key("play", name)
-        if key is None:
-            return
-        cache = key[1].get("cache", "gop")
-        stream_id = self.stream_id
+        if key is not None:
+            cache = key[1].get("cache", "gop")
+            self._attempt("play", key[0], lambda: self._start_playing(key[0], cache))
+
+    def _start_playing(self, key: str, cache: str) -> None:
+        session, stream_id = self.session, self.stream_id
+        broker = session.options.broker
         player = Player(
             self,
-            connection.writer,
-            key[0],
+            session.connection.writer,
+            key,
             Cache(cache) if cache in _CACHES else Cache.GOP,
             None if stream_id == LOG_STREAM_ID else lambda data, start, end: restream(data, start, end, stream_id),
         )
         try:
+            if session.played_key not in (None, key):
+                # Else one connection could wait with many keys for a publisher, and try them all when it comes.
+                raise Refused("this connection has played with another key")
+            session.played_key = key
             on_air = broker.play(session.channel, player)
         except Refused as refusal:
+            self._fail("play", key)
             self.refuse("play", "BadName", str(refusal))
             return
         self.player = player
@@ -182,6 +201,7 @@ class MessageStream:
     def play_refused(self, player: Player, reason: str) -> None:
         self.player = None
         self.session.changed()
+        self._fail("play", player.key)
         self.refuse("play", "BadName", reason)
 
     def pause(self, pause: bool) -> None:
@@ -248,6 +268,10 @@ class MessageStream:
 
     def end(self, reason: str, lost: bool = True) -> None:
         """Ends what it does, without a word to the client. A publisher that did not ask for it is ``lost``."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+            self.session.changed()
         if self.publication is not None:
             publication = self.publication
             self.session.options.broker.end(publication, lost)
@@ -255,10 +279,46 @@ class MessageStream:
         if self.player is not None:
             self._forget_player(self.player, reason)
 
-    def refuse(self, command: str, code: str, reason: str) -> None:
-        """Tells the client that it may not publish or play, and ends the connection."""
+    # Keys
+
+    def _attempt(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        """Calls ``go_on``, which looks at the key: later if the address has failed with others, or not at all."""
+        options, address = self.session.options, self.session.connection.peer
+        if not options.guessing.suspects(address):
+            go_on()
+            return
+        wait = options.guessing.wait(address, self.session.channel, key)
+        if wait:
+            self._waiting = options.clock.callLater(wait, self._attempt_later, command, key, go_on)
+            self.session.changed()
+        else:
+            self._attempt_now(command, key, go_on)
+
+    def _attempt_later(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        try:
+            self._attempt_now(command, key, go_on)
+        except Exception:
+            self.session.log.failure("a bug, which ends this connection")
+            self.session.connection.abort("internal error")
+
+    def _attempt_now(self, command: str, key: str, go_on: Callable[[], None]) -> None:
+        session = self.session
+        self._waiting = None
+        if session.options.guessing.refuses(session.connection.peer, session.channel, key):
+            self.end("too many wrong keys")
+            self.refuse(command, "BadName", "too many wrong keys from this address, try again later", quiet=True)
+        else:
+            go_on()
+
+    def _fail(self, command: str, key: str) -> None:
+        session = self.session
+        session.options.guessing.fail(command, session.connection.peer, session.channel, key)
+
+    def refuse(self, command: str, code: str, reason: str, quiet: bool = False) -> None:
+        """Tells the client that it may not publish or play, and ends the connection. ``quiet``: with a line at debug
+        level only."""
         self._status("error", f"NetStream.{command.capitalize()}.{code}", f"Refused: {reason}.")
-        self.session.log.info(
+        (self.session.log.debug if quiet else self.session.log.info)(
             '{command} on channel "{channel}" refused: {reason}',
             command=command,
             channel=self.session.channel,

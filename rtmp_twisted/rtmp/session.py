@@ -57,6 +57,8 @@ class ServerSession:
         """What the client calls itself."""
         self.publication: Publication | None = None
         """The one publish of this connection, from its request to its end. Its media may come on any message stream."""
+        self.played_key: str | None = None
+        """The key of its plays."""
         self._commands = 0  # in this second
         self._excess = 0.0  # bytes that the publisher has sent beyond its limit
         self._streams: dict[int, MessageStream] = {}

@@ -130,6 +130,14 @@ class Metrics(Collector):
         for reason, count in self._server.refused.items():
             refused.add_metric([reason], count)
         yield refused
+        keys = CounterMetricFamily(
+            "rtmp_keys_refused", "Refused: plays with a wrong key, and publishes, by command", labels=["command"]
+        )
+        for command, count in self._server.failed_keys.items():
+            keys.add_metric([command], count)
+        yield keys
+        guesses = "Publishes and plays refused because of too many wrong keys before from that address on that channel"
+        yield CounterMetricFamily("rtmp_guessing_refused", guesses, self._server.refused_guesses)
 
     def _traffic(self) -> Iterator[Metric]:
         traffic = self._server.traffic()
@@ -144,6 +152,11 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"rtmp_{name}", text, value)
         held_back = "How long media is held back on channels with many players"
         yield GaugeMetricFamily("rtmp_merge_interval_seconds", held_back, self._server.merge_interval)
+        server = self._server
+        yield GaugeMetricFamily("rtmp_memory_held_bytes", "Memory that channels and connections hold", server.held)
+        yield GaugeMetricFamily("rtmp_memory_limit_bytes", "How much of it they may hold", server.memory_limit)
+        given_back = "How often a channel or a connection had to give memory back"
+        yield CounterMetricFamily("rtmp_memory_shrinks", given_back, server.shrinks)
 
     def _channels(self) -> Iterator[Metric]:
         states = Counter({ON_AIR: 0, ASKING: 0, WAITING: 0})

@@ -41,7 +41,7 @@ class ChannelStatus:
 
     @property
     def state(self) -> str:
-        """`ON_AIR`, `ASKING` (the publisher waits for its answer) or `WAITING` (players wait for a publisher)."""
+        """``ON_AIR``, ``ASKING`` (the publisher waits for its answer) or ``WAITING`` (players wait for a publisher)."""
         if self._publication is None:
             return WAITING
         return ON_AIR if self._publication.state is PublishState.ON_AIR else ASKING
@@ -123,9 +123,33 @@ class ServerStatus:
         """Connections refused so far, by reason: a few fixed words."""
         return self.factory.limits.refused
 
+    @property
+    def failed_keys(self) -> Mapping[str, int]:
+        """Publishes and plays that were refused so far for their key, by command."""
+        return self.factory.options.guessing.failures
+
+    @property
+    def refused_guesses(self) -> int:
+        """Publishes and plays that were refused so far because of too many wrong keys before."""
+        return self.factory.options.guessing.refused
+
     def traffic(self) -> Traffic:
         """Everything since the start. Takes some time for each channel and player."""
         return self.broker.traffic()
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that channels and connections hold."""
+        return self.broker.memory.held
+
+    @property
+    def memory_limit(self) -> int:
+        return self.broker.memory.limit
+
+    @property
+    def shrinks(self) -> int:
+        """How often a channel or a connection had to give memory back."""
+        return self.broker.memory.shrinks
 
     @property
     def merge_interval(self) -> float:

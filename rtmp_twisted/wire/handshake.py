@@ -1,7 +1,7 @@
 """The handshake, from the client's and from the server's side: bytes in, bytes out (RTMP 1.0, section 5.2).
 
 The two sides differ in who begins and in their answers; all else is in their common base class. An owner of either
-sends what `start` returns, feeds what arrives to `receive` and sends what that returns, until `done` is true.
+sends what ``start`` returns, feeds what arrives to `receive` and sends what that returns, until `done` is true.
 
 C1 and S1 may carry a digest. The specification does not mention it; Flash Player introduced it. It is the HMAC-SHA256
 of the other 1504 bytes, and four of these bytes tell its offset. There are two schemes, which differ in which four

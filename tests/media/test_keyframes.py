@@ -47,6 +47,7 @@ TABLE: list[tuple[str, bytes, bytes, bool]] = [
     ("HEVC: inter behind others", b"hvc1", units(HEVC_SEI, b"\x02\x01\xd0"), False),
     *((f"VVC NAL unit type {n}", b"vvc1", units(bytes((0, n << 3 | 1))), n in (7, 8, 9)) for n in range(12)),
     ("VVC: CRA behind others", b"vvc1", units(VVC_SPS, VVC_PICTURE_HEADER, b"\x00\x49\x00"), True),
+    ("VVC: operating points first", b"vvc1", units(b"\x00\x61\x00", b"\x00\x39\x00"), True),
     ("VVC: a NAL unit of one byte", b"vvc1", units(b"\x00", b"\x00\x39"), True),
     ("AV1: shown key frame", b"av01", obu(6, b"\x10\x00"), True),
     ("AV1: behind a delimiter and a sequence header", b"av01", DELIMITER + SEQUENCE_HEADER + obu(6, b"\x10"), True),
@@ -92,7 +93,8 @@ class Frames(SynchronousTestCase):
     def test_in_the_middle_of_a_message(self) -> None:
         """Whatever is before or behind the frame makes no difference."""
         for name, fourcc, frame, expected in TABLE:
-            for before, behind in (b"\xff" * 9, b"\x65" * 9), (bytes(9), bytes(9)), (b"", units(b"\x65")):
+            for behind in b"\xff" * 9, bytes(9), b"\x10" * 9, b"\x82" * 9, units(b"\x65"), obu(6, b"\x10"):
+                before = behind[:5]
                 body = before + frame + behind
                 found = is_keyframe(fourcc, body, len(before), len(before) + len(frame))
                 self.assertIs(found, expected, name)

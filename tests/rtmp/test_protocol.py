@@ -187,7 +187,7 @@ class GarbageTests(SynchronousTestCase):
         world = World()
         other = world.connect().open()
         client = world.connect().open()
-        self.patch(world.broker, "publish", lambda *_: 1 / 0)
+        self.patch(world.broker, "publish", lambda *_, **__: 1 / 0)
         client.publish()
         self.assertTrue(client.transport.aborted)
         client.leave()

@@ -126,7 +126,7 @@ class SlowViewerTests(TestCase):
             await each.open()
             await each.play()
         slow.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        slow.transport.pauseProducing()
+        slow.connection.pause_reading()
         sent = 0
         while not any("too slow" in line for line in server.lines):
             for _ in range(10):
@@ -135,7 +135,7 @@ class SlowViewerTests(TestCase):
             everything = list(range(sent))
             await until(lambda: frames(quick) == everything, "what the quick viewer gets")  # noqa: B023
             self.assertLess(sent, 2000, "the slow viewer was never too slow")
-        slow.transport.resumeProducing()
+        slow.connection.read_media()
         publisher.send(avc(sent * 40, True, b"%08d" % sent))
         await until(lambda: frames(slow)[-1:] == [sent], "the last frame at the slow viewer")
         await until(lambda: frames(quick) == list(range(sent + 1)), "all frames at the quick viewer")

@@ -300,7 +300,7 @@ class ServerTests(TestCase):
         player.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         await player.play()
         player.call("play", None, "key", stream_id=2)
-        player.transport.pauseProducing()
+        player.connection.pause_reading()
         [serving] = [p for p in self.factory.connections if p.state is ConnectionState.PLAYING]
         asked = sent = 0
         for _ in range(12):
@@ -313,10 +313,10 @@ class ServerTests(TestCase):
                 player.send(messages.user_control(messages.PING_REQUEST, asked))
                 asked += 1
             self.assertIsNone(drained)
-            player.transport.resumeProducing()
+            player.connection.read_media()
             await until(lambda: not serving.writer.blocked, "room")
-            player.transport.pauseProducing()
-        player.transport.resumeProducing()
+            player.connection.pause_reading()
+        player.connection.read_media()
         pong = messages.user_control(messages.PING_RESPONSE, asked - 1)
         await player.until(lambda message: message == pong, "the last answer")
         pongs = [m.body for m in player.received if m.body[:2] == pong.body[:2] and m.type_id == messages.USER_CONTROL]

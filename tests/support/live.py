@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.log import Format
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.turns import Turns
@@ -237,5 +238,6 @@ def make_channel(
 
     clock = clock or Clock()
     scheduler = FlushScheduler(clock, longest, stopwatch, Turns(clock))
-    channel = Channel("channel", ChannelOptions(**options), scheduler, clock)  # type: ignore[arg-type]
+    memory = Memory(NO_LIMIT, scheduler.turns)
+    channel = Channel("channel", ChannelOptions(**options), scheduler, memory, clock)  # type: ignore[arg-type]
     return Stage(channel, scheduler, clock, form)

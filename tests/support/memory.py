@@ -17,6 +17,7 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.rtmp.factory import RTMPFactory
 from rtmp_twisted.rtmp.message_stream import SessionOptions
@@ -87,6 +88,7 @@ class World:
     players: Networks = EVERYONE
     channels: ChannelOptions = field(factory=ChannelOptions)
     takeover_seconds: float = 3
+    memory_limit: int = NO_LIMIT
     clock: Clock = field(factory=Clock)
     authority: Authority = field(init=False)
     broker: Broker = field(init=False)
@@ -95,7 +97,8 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.authority = Authority(self.ask)
         scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
-        self.broker = Broker(self.clock, self.authority, scheduler, self.channels, self.takeover_seconds)
+        memory = Memory(self.memory_limit, scheduler.turns)
+        self.broker = Broker(self.clock, self.authority, scheduler, self.channels, self.takeover_seconds, memory=memory)
         self.factory = RTMPFactory(
             SessionOptions(broker=self.broker, clock=self.clock, names=self.names, players=self.players)
         )

@@ -72,6 +72,9 @@ def comparison(results: Sequence[Result], before: str, after: str) -> list[str]:
             middles = [f"{value:.2f}" for value in middle]
             lines.append(columns(scenario, figure, *middles, f"{statistics.median(ratios):.3f}", spread))
             scenario = ""
+    noise = statistics.median(result.other_cpu_pct for result in results) if results else 0.0
+    if noise > NOISY_PCT:
+        lines.append(f"Other programs took {noise:.0f} % of a core meanwhile: ratios near 1 may be chance.")
     return lines
 
 

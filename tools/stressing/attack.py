@@ -67,7 +67,8 @@ def attack(peer: Peer, kind: str, seconds: float) -> Outcome:
         seen = stage.finish()
         watch.stop()
         after = _when_all_have_gone(stage)
-    return Outcome(kind, begun, seen, before, watch.highest, after, watch.health_s, problems)
+    # What the server still received after the attack may have taken more.
+    return Outcome(kind, begun, seen, before, max(watch.highest, after), after, watch.health_s, problems)
 
 
 def _attack(stage: Stage, kind: str, seconds: float, watch: _Watch) -> int:
