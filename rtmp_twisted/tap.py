@@ -113,6 +113,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             merge_messages=settings.msg_buffer_size,
         ),
         settings.publish_takeover_seconds,
+        end_players=settings.control_use,  # each publish is another stream, for which the coordinator has an encoder
         memory=Memory(settings.max_memory_mb * MEBIBYTE or available_memory() // 2, turns),
     )
     limits = ConnectionLimits(

@@ -63,6 +63,8 @@ class CommandTests(TestCase):
         for number, command in enumerate(found, 2):
             program = await self.program(command, server)
             await server.until(f" info #{number} .* playing channel")
+            if "-t 5" in command or "--stop 5" in command:
+                self.assertEqual(await within(program.ended), 0, str(program))
             await program.kill()
         await publisher.kill()
 

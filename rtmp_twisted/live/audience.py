@@ -239,6 +239,8 @@ class Audience:
     def enable(self, cursor: Cursor, audio: bool | None, video: bool | None) -> None:
         """The reader wants audio or video, or does not want it any more (None: as before)."""
         cursor.enable(audio, video)
+        if cursor.waits_for_video:
+            self._waiting.setdefault(cursor, self._scheduler.clock.seconds())
         tracks = self.log.program.video_tracks
         if cursor.waits_for_video and len(tracks) > 1:
             cursor.lack(tracks)

@@ -66,6 +66,8 @@ class _Entry:
 @implementer(ICommandTarget)
 class Broker(Service):
     """``takeover_seconds``: how long a publisher must have been silent to be replaced by one with its key; 0 never.
+    ``end_players``: the players of a publish end with it, whatever ended it, and none waits for its publisher to come
+    back.
 
     ``stopService`` ends every publish. The authority stops after that, and waits for what it has been told.
     """
@@ -80,6 +82,7 @@ class Broker(Service):
         options: ChannelOptions | None = None,
         takeover_seconds: float = 3.0,
         directory: IDirectory | None = None,
+        end_players: bool = False,
         memory: Memory | None = None,
     ) -> None:
         self.clock = clock
@@ -88,6 +91,7 @@ class Broker(Service):
         self._options = options or ChannelOptions()
         self._takeover_seconds = takeover_seconds
         self._directory: IDirectory = directory or LocalDirectory()
+        self._end_players = end_players
         self.memory = Memory(NO_LIMIT, scheduler.turns) if memory is None else memory
         self._entries: dict[str, _Entry] = {}
         self._ending: dict[str, Deferred[None]] = {}
@@ -117,9 +121,13 @@ class Broker(Service):
         if publication.ended:
             return
         entry = self._entries[publication.name]
+        dismissed: list[Player] = []
         if publication.state is not PublishState.ON_AIR:
             publication.close(PublishState.ENDED)
         else:
+            if self._end_players:
+                lost = False
+                dismissed = entry.channel.dismiss()
             entry.on_air = None
             if entry.claim is not None:
                 self._directory.release(entry.claim)
@@ -135,6 +143,8 @@ class Broker(Service):
                 entry.challenger.wake()
         entry.asking.pop(publication, None)
         self._tidy(entry)
+        for player in dismissed:
+            player.owner.play_ended(player, "the publish has ended")
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:

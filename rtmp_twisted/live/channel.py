@@ -123,6 +123,14 @@ class Channel:
         for audience in self._audiences():
             audience.release()
 
+    def dismiss(self) -> list[Player]:
+        """Hands over all that is new, and returns the players; they are not in the channel any more."""
+        self.audience.flush()
+        players = list(self.players)
+        for player in players:
+            self.leave(player)
+        return players
+
     def close(self) -> None:
         """The channel is not used any more."""
         self.audience.close()

@@ -23,8 +23,10 @@ class PlayerOwner(Protocol):
     """Who is told what happens to a player."""
 
     def play_refused(self, player: Player, reason: str) -> None:
-        """A publisher came whose key is another, or the channel's players are ended. The player has left its
-        channel."""
+        """A publisher came whose key is another. The player has left its channel."""
+
+    def play_ended(self, player: Player, reason: str) -> None:
+        """The publish has ended, and its players end with it. The player has left its channel."""
 
 
 class Player:

@@ -176,6 +176,43 @@ class Connection:
 
     handler: Handler
 
+    __slots__ = (
+        "__weakref__",
+        "_aborted",
+        "_acknowledged",
+        "_answered",
+        "_checked",
+        "_checked_at",
+        "_chunk_size",
+        "_clock",
+        "_closing",
+        "_decoder",
+        "_delivered",
+        "_feed",
+        "_full",
+        "_handshake",
+        "_lost",
+        "_made",
+        "_messages",
+        "_parts",
+        "_pinged_at",
+        "_polled",
+        "_since",
+        "_state_since",
+        "_window",
+        "bytes_received",
+        "handler",
+        "heard_at",
+        "log",
+        "number",
+        "options",
+        "peer",
+        "sink",
+        "state",
+        "transport",
+        "writer",
+    )
+
     def __init__(self, options: ConnectionOptions, handshake: Handshake, number: int, peer: str) -> None:
         self.options = options
         self.number = number

@@ -3,6 +3,7 @@ session."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -17,13 +18,17 @@ from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.guessing import GuessingLimits
-from rtmp_twisted.rtmp.names import BadName, NameRules
+from rtmp_twisted.rtmp.names import App, BadName, NameRules, StreamAddress
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.chunks import LOG_STREAM_ID, MAX_MESSAGE_LENGTH, restream
 
 MAX_MESSAGE_WHILE_ASKING: Final = 4 * 1024 * 1024
 """Bytes: the longest message of a client that waits for its publish to be accepted."""
+
+MIN_PLAY_MILLISECONDS: Final = 1000
+"""The shortest duration of a ``play`` that counts. Section 7.2.2.1 has it in seconds, but what sends one (rtmpdump's
+``--stop``) does so in milliseconds."""
 
 _ANY_NAMES: Final = NameRules()
 
@@ -50,7 +55,7 @@ class Session(Protocol):
     options: SessionOptions
     connection: Connection
     log: SessionLog
-    channel: str
+    app: App
     agent: str
     publication: Publication | None
     played_key: str | None
@@ -62,13 +67,30 @@ class Session(Protocol):
 class MessageStream:
     """Owns at most one publication or player."""
 
+    __slots__ = (
+        "_began",
+        "_logged_skips",
+        "_media_since",
+        "_play_seconds",
+        "_waiting",
+        "channel",
+        "player",
+        "publication",
+        "session",
+        "stream_id",
+    )
+
     def __init__(self, session: Session, stream_id: int) -> None:
         self.session = session
         self.stream_id = stream_id
+        self.channel = session.app.shown
+        """The channel that it publishes or plays, or did last; for the log."""
         self.publication: Publication | None = None
         self.player: Player | None = None
         self._waiting: IDelayedCall | None = None  # until its key is looked at
         self._began = 0.0
+        self._play_seconds: float | None = None  # how long the player wants its media
+        self._media_since: float | None = None  # when the player was first seen to get media
         self._logged_skips = 0
 
     @property
@@ -82,16 +104,16 @@ class MessageStream:
         if session.publication is not None or self.busy:
             self._status("error", "NetStream.Publish.BadConnection", "This connection publishes or plays already.")
             return
-        key = self._key("publish", name)
-        if key is None:
+        address = self._address("publish", name)
+        if address is None:
             return
         connection = session.connection
         broker = session.options.broker
         connection.accept_messages(min(MAX_MESSAGE_WHILE_ASKING, broker.memory.channel_share))
-        publication = broker.publish(session.channel, key[0], connection.peer, self, begin=False)
+        publication = broker.publish(address.channel, address.key, connection.peer, self, begin=False)
         self.publication = session.publication = connection.sink = publication
         session.changed()
-        self._attempt("publish", key[0], lambda: broker.begin(publication))
+        self._attempt("publish", address.key, lambda: broker.begin(publication))
 
     @property
     def heard_at(self) -> float:
@@ -133,6 +155,8 @@ class MessageStream:
 
     def _forget_publication(self, publication: Publication, reason: str) -> None:
         session = self.session
+        if self.publication is not publication:
+            return  # its end has ended a player on this connection, and with that the connection
         self.publication = session.publication = session.connection.sink = None
         session.changed()
         if publication.on_air_since is not None:
@@ -147,7 +171,9 @@ class MessageStream:
 
     # Playing
 
-    def play(self, name: amf0.Value) -> None:
+    def play(self, name: amf0.Value, milliseconds: amf0.Value = None) -> None:
+        """Plays for so long, counted from the first media by the server's clock, or (no number) to the end (section
+        7.2.2.1)."""
         connection = self.session.connection
         if self.busy:
             self._status("error", "NetStream.Play.BadConnection", "This stream publishes or plays already.")
@@ -155,14 +181,15 @@ class MessageStream:
         if connection.peer not in self.session.options.players:
             self.refuse("play", "BadName", "this address may not play")
             return
-        key = self._key("play", name)
-        if key is not None:
-            cache = key[1].get("cache", "gop")
-            self._attempt("play", key[0], lambda: self._start_playing(key[0], cache))
+        address = self._address("play", name)
+        if address is not None:
+            seconds = _play_seconds(milliseconds)
+            self._attempt("play", address.key, lambda: self._start_playing(address, seconds))
 
-    def _start_playing(self, key: str, cache: str) -> None:
-        session, stream_id = self.session, self.stream_id
+    def _start_playing(self, address: StreamAddress, seconds: float | None) -> None:
+        session, stream_id, key = self.session, self.stream_id, address.key
         broker = session.options.broker
+        cache = address.query.get("cache", "gop")
         player = Player(
             self,
             session.connection.writer,
@@ -175,20 +202,28 @@ class MessageStream:
                 # Else one connection could wait with many keys for a publisher, and try them all when it comes.
                 raise Refused("this connection has played with another key")
             session.played_key = key
-            on_air = broker.play(session.channel, player)
+            on_air = broker.play(address.channel, player)
         except Refused as refusal:
             self._fail("play", key)
             self.refuse("play", "BadName", str(refusal))
             return
         self.player = player
         self._began = session.options.clock.seconds()
+        self._play_seconds = seconds
+        self._media_since = None
         session.changed()
         self._accept_play(on_air)
         if self.player is player:  # else the connection came to its end over the answer
             broker.start(player)
+            self._note_media(player)
+
+    def _note_media(self, player: Player) -> None:
+        """The time of a player that wants its media for so long begins with the first of it."""
+        if self._media_since is None and player.delivered():
+            self._media_since = self.session.options.clock.seconds()
 
     def _accept_play(self, on_air: bool) -> None:
-        stream_id, channel = self.stream_id, self.session.channel
+        stream_id, channel = self.stream_id, self.channel
         self.session.connection.send(
             messages.user_control(messages.STREAM_BEGIN, stream_id),
             messages.status(stream_id, "status", "NetStream.Play.Reset", f"Playing and resetting {channel}."),
@@ -203,6 +238,16 @@ class MessageStream:
         self.session.changed()
         self._fail("play", player.key)
         self.refuse("play", "BadName", reason)
+
+    def play_ended(self, player: Player, reason: str) -> None:
+        self._forget_player(player, reason)
+        self.session.connection.send(
+            messages.status(
+                self.stream_id, "status", "NetStream.Play.UnpublishNotify", f"{self.channel} is now unpublished."
+            ),
+            messages.user_control(messages.STREAM_EOF, self.stream_id),
+        )
+        self.session.connection.finish(reason)
 
     def pause(self, pause: bool) -> None:
         """Stops or continues what plays here (section 7.2.2.8)."""
@@ -228,16 +273,29 @@ class MessageStream:
             self.player.enable(audio, video)
 
     def check(self) -> None:
-        """Called every second: logs that the player was too slow, at info level the first time."""
+        """Called every second: ends a player that has had its time, and logs that one was too slow, at info level the
+        first time."""
         player = self.player
-        if player is not None and player.skips != self._logged_skips:
+        if player is None:
+            return
+        if self._play_seconds is not None:
+            self._check_time(player, self._play_seconds)
+        if player.skips != self._logged_skips:
             log = self.session.log.debug if self._logged_skips else self.session.log.info
             self._logged_skips = player.skips
             log(
                 "too slow: {amount} of channel {channel!r} left out so far",
                 amount=amount(player.skipped_bytes),
-                channel=self.session.channel,
+                channel=self.channel,
             )
+
+    def _check_time(self, player: Player, seconds: float) -> None:
+        self._note_media(player)
+        now, since = self.session.options.clock.seconds(), self._media_since
+        if since is not None and now - since >= seconds:
+            self._forget_player(player, f"it has had the {seconds:.0f} s that it asked for")
+            self.session.connection.send(messages.user_control(messages.STREAM_EOF, self.stream_id))
+            self._status("status", "NetStream.Play.Stop", "Stopped.")
 
     def _forget_player(self, player: Player, reason: str) -> None:
         session = self.session
@@ -247,7 +305,7 @@ class MessageStream:
         lost = f", {amount(player.skipped_bytes)} left out in {player.skips} places" if player.skips else ""
         session.log.info(
             'stopped playing channel "{channel}" after {duration}, {amount}{lost}: {reason}',
-            channel=session.channel,
+            channel=self.channel,
             duration=duration(session.options.clock.seconds() - self._began),
             amount=amount(player.delivered()),
             lost=lost,
@@ -287,7 +345,7 @@ class MessageStream:
         if not options.guessing.suspects(address):
             go_on()
             return
-        wait = options.guessing.wait(address, self.session.channel, key)
+        wait = options.guessing.wait(address, self.channel, key)
         if wait:
             self._waiting = options.clock.callLater(wait, self._attempt_later, command, key, go_on)
             self.session.changed()
@@ -304,7 +362,7 @@ class MessageStream:
     def _attempt_now(self, command: str, key: str, go_on: Callable[[], None]) -> None:
         session = self.session
         self._waiting = None
-        if session.options.guessing.refuses(session.connection.peer, session.channel, key):
+        if session.options.guessing.refuses(session.connection.peer, self.channel, key):
             self.end("too many wrong keys")
             self.refuse(command, "BadName", "too many wrong keys from this address, try again later", quiet=True)
         else:
@@ -312,7 +370,7 @@ class MessageStream:
 
     def _fail(self, command: str, key: str) -> None:
         session = self.session
-        session.options.guessing.fail(command, session.connection.peer, session.channel, key)
+        session.options.guessing.fail(command, session.connection.peer, self.channel, key)
 
     def refuse(self, command: str, code: str, reason: str, quiet: bool = False) -> None:
         """Tells the client that it may not publish or play, and ends the connection. ``quiet``: with a line at debug
@@ -321,21 +379,31 @@ class MessageStream:
         (self.session.log.debug if quiet else self.session.log.info)(
             '{command} on channel "{channel}" refused: {reason}',
             command=command,
-            channel=self.session.channel,
+            channel=self.channel,
             reason=reason,
         )
         self.session.connection.finish(f"{command} refused: {reason}")
 
-    def _key(self, command: str, name: amf0.Value) -> tuple[str, dict[str, str]] | None:
-        """The key and query of a stream's name; None for a bad one, which is refused here."""
+    def _address(self, command: str, name: amf0.Value) -> StreamAddress | None:
+        """What is to be published or played; None for a bad key, which is refused here."""
+        session = self.session
         try:
-            return self.session.options.names.split(name if isinstance(name, str) else "")
+            address = session.options.names.stream(session.app, name if isinstance(name, str) else "")
         except BadName as error:
             self.refuse(command, "BadName", f"bad key: {error}")
             return None
+        self.channel = address.channel
+        return address
 
     def _status(self, level: str, code: str, description: str) -> None:
         self.session.connection.send(messages.status(self.stream_id, level, code, description))
+
+
+def _play_seconds(milliseconds: amf0.Value) -> float | None:
+    """The duration of a ``play``, None for one without an end."""
+    if isinstance(milliseconds, float) and MIN_PLAY_MILLISECONDS <= milliseconds < math.inf:
+        return milliseconds / 1000
+    return None
 
 
 _CACHES: Final = frozenset(kind.value for kind in Cache)

@@ -12,7 +12,7 @@ from typing import Final
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.rtmp.connection import WINDOW, Connection, ConnectionState
 from rtmp_twisted.rtmp.message_stream import MessageStream, SessionOptions
-from rtmp_twisted.rtmp.names import BadName
+from rtmp_twisted.rtmp.names import App, BadName
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.messages import Command, Message
@@ -48,11 +48,28 @@ ENHANCED: dict[str, amf0.Value] = {
 class ServerSession:
     """The handler of a connection that a client has made."""
 
+    __slots__ = (
+        "__weakref__",
+        "_commands",
+        "_excess",
+        "_next_stream_id",
+        "_streams",
+        "agent",
+        "app",
+        "channel",
+        "connection",
+        "log",
+        "options",
+        "played_key",
+        "publication",
+    )
+
     def __init__(self, options: SessionOptions, connection: Connection) -> None:
         self.options = options
         self.connection = connection
         self.log = connection.log
-        self.channel = ""
+        self.app = App("", None, "")
+        """The application that it has connected to."""
         self.agent = ""
         """What the client calls itself."""
         self.publication: Publication | None = None
@@ -157,17 +174,15 @@ class ServerSession:
         try:
             if not isinstance(app, str):
                 raise BadName("there is none")
-            name, _query = self.options.names.split(app.partition("?")[0].rstrip("/"))
+            self.app = self.options.names.app(app)
         except BadName as error:
             info = status_info("error", "NetConnection.Connect.Rejected", f"bad channel: {error}")
             self.connection.send(messages.command("_error", command.transaction_id, None, info))
             self.connection.finish(f"bad channel: {error}")
             return
         self.connection.enter(ConnectionState.IDLE)
-        self.channel = name
-        encoding = wishes.get("objectEncoding")
         info = status_info("status", "NetConnection.Connect.Success", "Connection succeeded.")
-        info["objectEncoding"] = encoding if isinstance(encoding, (int, float)) else 0
+        info["objectEncoding"] = 3 if wishes.get("objectEncoding") == 3 else 0
         if not ENHANCED.keys().isdisjoint(wishes):
             info.update(ENHANCED)
         self.connection.send(
@@ -180,7 +195,7 @@ class ServerSession:
         self.agent = agent[:SHOWN] if isinstance(agent, str) else ""
         self.log.info(
             'connected to channel "{channel}"{agent}',
-            channel=name,
+            channel=self.app.shown,
             agent=f" ({self.agent})" if self.agent else "",
         )
 
@@ -202,7 +217,7 @@ class ServerSession:
         self._stream(message.stream_id).publish(command.argument(1))
 
     def _play(self, command: Command, message: Message) -> None:
-        self._stream(message.stream_id).play(command.argument(1))
+        self._stream(message.stream_id).play(command.argument(1), command.argument(3))
 
     def _pause(self, command: Command, message: Message) -> None:
         self._stream(message.stream_id).pause(command.argument(1) is not False)

@@ -106,13 +106,14 @@ class Reader:
     Each method raises ProtocolError where the bytes end too early or a bound is exceeded.
     """
 
-    __slots__ = ("data", "deepest", "depth", "end", "expanded", "max_values", "offset", "values_left")
+    __slots__ = ("data", "deepest", "depth", "end", "expanded", "max_expansion", "max_values", "offset", "values_left")
 
-    def __init__(self, data: bytes, offset: int, max_values: int) -> None:
+    def __init__(self, data: bytes, offset: int, max_values: int, max_expansion: int = MAX_EXPANSION) -> None:
         self.data = data
         self.offset = offset
         self.end = len(data)
         self.max_values = max_values
+        self.max_expansion = max_expansion
         self.values_left = max_values
         self.expanded = 0
         self.depth = 0
@@ -165,8 +166,8 @@ class Reader:
     def expand(self, weight: int) -> None:
         """Counts a reference to a value of ``weight`` bytes."""
         self.expanded += weight
-        if self.expanded > MAX_EXPANSION:
-            raise ProtocolError(f"AMF: references stand for more than {MAX_EXPANSION} bytes")
+        if self.expanded > self.max_expansion:
+            raise ProtocolError(f"AMF: references stand for more than {self.max_expansion} bytes")
 
     def fill(self, references: References, container: _T, read: Callable[[_T], None]) -> _T:
         """Adds ``container`` to ``references``, calls ``read`` to fill it, one level deeper, and returns it."""

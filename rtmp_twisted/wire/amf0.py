@@ -43,6 +43,7 @@ __all__ = [
     "XMLDocument",
     "decode",
     "encode",
+    "without_amf3",
 ]
 
 # Type markers: AMF 0, section 2.1.
@@ -70,20 +71,52 @@ def decode(data: bytes, offset: int = 0, max_values: int = MAX_VALUES) -> list[V
     ``max_values`` bounds the values, those within containers included, and with them the time: up to 5 µs for each.
     Raises ProtocolError where there are more of them, and where they cannot be understood.
     """
-    decoder = _Decoder(data, offset, max_values)
-    values = []
-    while decoder.offset < decoder.end:
-        values.append(decoder.value())
-    return values
+    return _Decoder(data, offset, max_values, MAX_EXPANSION).values()
+
+
+def without_amf3(data: bytes, max_values: int, max_expansion: int) -> bytes:
+    """Returns the bytes of the same values with those in AMF 3 written as AMF 0; ``data`` itself where there are none.
+
+    ``max_values`` and ``max_expansion`` (bytes that references add) bound the time, up to 10 µs for each, and the size
+    of what is returned: at most three times that of ``data``, and 12 bytes for each. Raises ProtocolError where there
+    is more, where the values cannot be understood, and for a byte array, which AMF 0 does not have.
+    """
+    if AVMPLUS_OBJECT not in data:
+        return data
+    decoder = _Decoder(data, 0, max_values, max_expansion)
+    values = decoder.values()
+    if not decoder.has_amf3:
+        return data
+    if any(map(_has_byte_array, values)):
+        raise ProtocolError("AMF0: there are no byte arrays")
+    return encode(*values)
+
+
+def _has_byte_array(value: Value) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_byte_array, value.values()))
+    return any(map(_has_byte_array, value)) if isinstance(value, list) else isinstance(value, bytes)
 
 
 class _Decoder(Reader):
     __slots__ = ("_amf3", "_references")
 
-    def __init__(self, data: bytes, offset: int, max_values: int) -> None:
-        super().__init__(data, offset, max_values)
+    def __init__(self, data: bytes, offset: int, max_values: int, max_expansion: int) -> None:
+        super().__init__(data, offset, max_values, max_expansion)
         self._references = References()
         self._amf3: amf3.Decoder | None = None
+
+    @property
+    def has_amf3(self) -> bool:
+        """Whether there was a value in AMF 3."""
+        return self._amf3 is not None
+
+    def values(self) -> list[Value]:
+        """Returns the values up to the end."""
+        values = []
+        while self.offset < self.end:
+            values.append(self.value())
+        return values
 
     def value(self) -> Value:
         self.count_values(1)

@@ -145,21 +145,41 @@ def parse_command(message: Message) -> Command:
 
 _SET_DATA_FRAME: Final = amf0.encode("@setDataFrame")
 
+MAX_AMF3_LENGTH: Final = 65_536
+"""Bytes of a data message whose AMF 3 values are written as AMF 0."""
+
+MAX_AMF3_VALUES: Final = 1024
+"""Values in such a message. Known encoders send fewer than 60."""
+
+MAX_AMF3_EXPANSION: Final = 1024
+"""Bytes that references in such a message may add."""
+
 
 def data_name(message: Message) -> tuple[str, Message]:
     """Returns the name of a data message, and the message as players get it.
 
     A leading ``@setDataFrame`` is meant for the server and is removed; the name is the one behind it. A type 15 message
-    whose leading byte says AMF 0 becomes a type 18 message. Nothing else is read or changed. Where a message has no
-    name, an empty one is returned.
+    whose leading byte says AMF 0 becomes a type 18 message. Values in AMF 3 that it has (Enhanced RTMP v2, "Enabling
+    AMF3") are written as AMF 0, which takes up to 5 ms. They stay as they are where they exceed the bounds above,
+    cannot be understood or have a byte array. Nothing else is read or changed. Where a message has no name, an empty
+    one is returned.
     """
     type_id, body = message.type_id, message.body
     if type_id == DATA_AMF3 and body[:1] == b"\0":
-        type_id, body = DATA_AMF0, body[1:]
+        type_id, body = DATA_AMF0, _without_amf3(body[1:])
     if body.startswith(_SET_DATA_FRAME):
         body = body[len(_SET_DATA_FRAME) :]
     name = body[3 : 3 + int.from_bytes(body[1:3], "big")] if type_id == DATA_AMF0 and body[:1] == b"\2" else b""
     return name.decode("utf-8", "replace"), message._replace(type_id=type_id, body=body)
+
+
+def _without_amf3(body: bytes) -> bytes:
+    if len(body) > MAX_AMF3_LENGTH:
+        return body
+    try:
+        return amf0.without_amf3(body, MAX_AMF3_VALUES, MAX_AMF3_EXPANSION)
+    except ProtocolError:
+        return body
 
 
 MAX_PARTS: Final = 4096

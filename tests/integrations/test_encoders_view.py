@@ -6,6 +6,7 @@ ffmpeg is on both sides, behind relays that record what passes. All times are th
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import frozen
@@ -18,7 +19,7 @@ from tests.interop.test_ffmpeg import AAC, AUDIO, QUIET, VIDEO, FFmpegCase, Pack
 from tests.support.coordinator import Coordinator
 from tests.support.fakes import until, within
 from tests.support.programs import Program, Server
-from tests.support.relay import Leg, is_header, is_keyframe
+from tests.support.relay import Leg, Relay, is_header, is_keyframe
 
 SECRET = "a secret of more than thirty-two bytes"
 
@@ -108,3 +109,48 @@ class EncodersViewTests(ExchangeCase, FFmpegCase):
             begin = next(message for message in viewer.media if not is_header(message))
             self.assertTrue(is_keyframe(begin))
             self.assertGreaterEqual(begin.timestamp, newest)
+
+    async def check_next_publish(self, end: Callable[[Program, Relay], object]) -> None:
+        """The encoder is ended with its publish, and the next one gets the next publish from its first frame on."""
+        clip = await self.long_clip()
+        server = await self.coordinated_server()
+        program, first = await self.publisher(server, programs.DEBIAN_FFMPEG, clip)
+        await first.until_sent(1)
+        encoder = await self.view(server, "?cache=clear")
+        viewer = await self.view(server, "")
+        end(program, first)
+        publisher, second = await self.publisher(server, programs.DEBIAN_FFMPEG, clip)
+        await second.until_sent(ENOUGH)
+        packets = await self.packets(str(clip))
+        for player in encoder, viewer:
+            await self.assert_played(player, packets)
+            self.assertEqual(player.leg.to_program.codes[-1], "NetStream.Play.UnpublishNotify")
+        sent = first.legs[0].to_server.media
+        self.assertEqual(encoder.media, sent[: len(encoder.media)])
+        following = await self.view(server, "?cache=clear")
+        publisher.signal(signal.SIGINT)
+        await within(publisher.ended)
+        played = await self.assert_played(following, packets)
+        self.assertEqual(played["0"][0], packets["0"][0])
+        self.assertEqual(following.media, second.legs[0].to_server.media)
+        await until(lambda: len(self.coordinator.heard("PUBLISH-END")) == 2, "both ends")
+        self.assertEqual(
+            [name for name, _ in self.coordinator.messages if name.startswith("PUBLISH")],
+            ["PUBLISH-REQUEST", "PUBLISH-END"] * 2,
+        )
+
+    async def test_after_the_end(self) -> None:
+        await self.check_next_publish(lambda program, _: program.signal(signal.SIGINT))
+
+    async def test_after_a_loss(self) -> None:
+        await self.check_next_publish(lambda program, _: program.signal(signal.SIGKILL))
+
+    async def test_after_a_take_over(self) -> None:
+        """The publisher's network is gone, and the server has not noticed when it publishes again."""
+        await self.check_next_publish(lambda _, relay: relay.go_dead())
+
+    async def test_after_a_kill(self) -> None:
+        def kill(program: Program, _: Relay) -> None:
+            self.coordinator.visit.say("STREAM-KILL\nStream-Channel:channel\nStream-ID:*\n")
+
+        await self.check_next_publish(kill)

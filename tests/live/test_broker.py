@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
@@ -43,11 +45,11 @@ class BrokerCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.make()
 
-    def make(self, ask: bool = False, takeover: float = 3) -> None:
+    def make(self, ask: bool = False, takeover: float = 3, end_players: bool = False) -> None:
         self.clock = Clock()
         self.authority = Authority(ask)
         scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
-        self.broker = Broker(self.clock, self.authority, scheduler, takeover_seconds=takeover)
+        self.broker = Broker(self.clock, self.authority, scheduler, takeover_seconds=takeover, end_players=end_players)
 
     def publish(self, key: str = "key", address: str = "192.0.2.1") -> tuple[Publisher, Publication]:
         publisher = Publisher(heard_at=self.clock.seconds())
@@ -159,6 +161,82 @@ class LostTests(BrokerCase):
         self.broker.stopService()
         self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class EndedPlayersTests(BrokerCase):
+    """Each publish is a stream of its own: its players end with it."""
+
+    def setUp(self) -> None:
+        self.make(end_players=True)
+
+    def test_every_end(self) -> None:
+        ends: dict[str, Callable[[Publication], object]] = {
+            "stopped": self.broker.end,
+            "lost": lambda publication: self.broker.end(publication, lost=True),
+            "killed": lambda _: self.broker.kill("channel", None, "killed"),
+            "killed by its id": lambda _: self.broker.kill("channel", "id of key", "killed"),
+            "all killed": lambda _: self.broker.kill_all("killed"),
+            "the server stops": lambda _: self.broker.stopService(),
+        }
+        for name, end in ends.items():
+            _, publication = self.publish()
+            early, late, paused = self.play(), self.play(), self.play()
+            publication.write(aac(0))
+            self.flush()
+            paused.player.pause()
+            publication.write(aac(5))  # not handed over before the end
+            end(publication)
+            self.assertEqual([viewer.ends for viewer in (early, late, paused)], [["the publish has ended"]] * 3, name)
+            self.assertEqual(early.bodies(), [aac(0).body, aac(5).body])
+            self.assertEqual([names(viewer) for viewer in (early, late, paused)], [[]] * 3)
+            self.assert_nothing_kept()
+
+    def test_taken_over(self) -> None:
+        _, first = self.publish()
+        viewer = self.play()
+        self.clock.advance(1)
+        publisher, second = self.publish()
+        self.assertEqual((viewer.ends, publisher.told), ([], []))
+        self.clock.advance(2)
+        self.assertTrue(first.ended)
+        self.assertEqual((viewer.ends, publisher.told), (["the publish has ended"], ["started"]))
+        newcomer = self.play()
+        second.write(aac(7))
+        self.flush()
+        self.assertEqual((viewer.bodies(), newcomer.bodies()), ([], [aac(7).body]))
+        self.assertEqual(newcomer.ends, [])
+
+    def test_those_who_wait_are_left_alone(self) -> None:
+        self.make(ask=True, end_players=True)
+        waiting, other = self.play(), self.play("another")
+        _, refused = self.publish()
+        self.authority.refuse()
+        _, gone = self.publish()
+        self.broker.end(gone, lost=True)
+        self.assertTrue(refused.ended and gone.ended)
+        _, publication = self.publish()
+        self.authority.accept()
+        self.authority.accept()
+        publication.write(aac(3))
+        self.flush()
+        self.assertEqual((waiting.ends, waiting.bodies()), ([], [aac(3).body]))
+        self.assertEqual((other.ends, other.refusals), ([], ["the publisher that came has another key"]))
+        self.broker.end(publication, lost=True)
+        self.assertEqual(waiting.ends, ["the publish has ended"])
+
+    def test_who_comes_after_the_end_waits_for_the_next(self) -> None:
+        _, first = self.publish()
+        viewer = self.play()
+        first.write(aac(90_000))
+        self.broker.end(first, lost=True)
+        newcomer = self.play()
+        self.clock.advance(RETURN_SECONDS + 1)
+        self.assertEqual((viewer.ends, newcomer.ends), (["the publish has ended"], []))
+        _, second = self.publish()
+        second.write(aac(0))
+        self.flush()
+        self.assertEqual([(m.timestamp, m.body) for m in newcomer.media()], [(0, aac(0).body)])
+        self.assertEqual(names(newcomer), ["PublishNotify"])
 
 
 class PublishTests(BrokerCase):

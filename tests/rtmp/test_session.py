@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.broker import LISTEN_SECONDS
@@ -58,11 +61,11 @@ class ConnectTests(SynchronousTestCase):
             client = World().connect()
             client.call("connect", {"app": app}, transaction=1)
             self.assertEqual(codes(client.received), ["NetConnection.Connect.Success"], app)
-            self.assertEqual(client.protocol.connection.handler.channel, "channel")
+            self.assertEqual(client.protocol.connection.handler.app.channel, "channel")
 
     def test_bad_app(self) -> None:
         bad: list[dict[str, amf0.Value]] = [{}, {"app": ""}, {"app": "a b"}, {"app": "a" * 129}, {"app": 1.0}]
-        bad += [{"app": "a/b"}, {"app": "kanäle"}, {"app": "a\n"}]
+        bad += [{"app": "a/b/c"}, {"app": "a/b c"}, {"app": "a%2fb"}, {"app": "kanäle"}, {"app": "a\n"}]
         for wishes in bad:
             client = World().connect()
             refusal = answer(client.call("connect", wishes), 5)
@@ -80,6 +83,14 @@ class ConnectTests(SynchronousTestCase):
             client = World(names=NameRules(allow_special=True)).connect()
             client.call("connect", {"app": name})
             self.assertEqual(codes(client.received), ["NetConnection.Connect.Rejected"])
+
+    def test_object_encoding(self) -> None:
+        given: list[amf0.Value] = [3.0, 0.0, 1.0, 2.5, -1.0, float("nan"), float("inf"), "3", True, None, {}]
+        for encoding in given:
+            client = World().connect()
+            info = answer(client.call("connect", {"app": "channel", "objectEncoding": encoding}), 5).arguments[1]
+            assert isinstance(info, dict)
+            self.assertEqual(info["objectEncoding"], 3 if encoding == 3.0 else 0, encoding)
 
     def test_twice(self) -> None:
         self.client.open().call("connect", {"app": "channel"})
@@ -217,6 +228,21 @@ class PublishTests(SynchronousTestCase):
     def test_key_ends_at_the_question_mark(self) -> None:
         self.world.connect().open().publish("key?what=ever")
         self.assertEqual(self.world.authority.events, [("start", "channel", "key", "192.0.2.1")])
+
+    def test_the_key_in_the_app(self) -> None:
+        """As gortmplib and MediaMTX send it."""
+        publisher = self.world.connect().open("channel/key")
+        self.assertEqual(codes(publisher.publish("")), ["NetStream.Publish.Start"])
+        self.assertEqual(self.world.authority.events, [("start", "channel", "key", "192.0.2.1")])
+        publisher.send(AVC_HEADER, avc(0, True), avc(33, False))
+        for app, name, frames in ("channel/key", "", 2), ("channel", "key", 2), ("channel/key?cache=no", "", 0):
+            player = self.world.connect().open(app)
+            self.assertEqual(len(media(player.play(name))), 1 + frames, (app, name))
+        self.assertEqual(len(self.world.broker.channels()), 1)
+        for app, name in ("channel/wrong", ""), ("channel/key", "key"):
+            player = self.world.connect().open(app)
+            self.assertEqual(codes(player.play(name)), ["NetStream.Play.BadName"])
+            self.assertTrue(player.closing)
 
     def test_a_second_publish_on_the_connection(self) -> None:
         client = self.world.connect().open()
@@ -449,6 +475,20 @@ class PlayTests(SynchronousTestCase):
         self.assertEqual(amf0.decode(received[1].body), ["onTextData", {"text": "hello"}])
         self.assertEqual(amf0.decode(received[3].body), ["onCuePoint", 1.0])
 
+    def test_metadata_in_amf3(self) -> None:
+        """Players that know AMF 0 alone, ffmpeg for one, get it in AMF 0: those there are and those that join."""
+        publisher = self.publisher()
+        player = self.world.connect().open()
+        player.play()
+        name = amf0.encode("@setDataFrame", "onMetaData")
+        publisher.send(Message(messages.DATA_AMF3, 1, 60, b"\0" + name + b"\x11\x0a\x0b\x01\x0bwidth\x04\x81\x00\x01"))
+        joining = self.world.connect().open().play()
+        for received in player.new(), joining:
+            *_, data = [message for message in received if b"onMetaData" in message.body]
+            self.assertEqual((data.type_id, data.timestamp), (DATA_AMF0, 0))
+            self.assertNotIn(0x11, data.body)
+            self.assertEqual(amf0.decode(data.body), ["onMetaData", {"width": 128.0}])
+
     def test_aggregate(self) -> None:
         publisher = self.publisher()
         player = self.world.connect().open()
@@ -461,12 +501,140 @@ class PlayTests(SynchronousTestCase):
         publisher.send(Message(messages.AGGREGATE, 1, 40, parts))
         self.assertEqual([plain(m) for m in player.new()], [plain(aac(40)), plain(avc(50, False))])
 
+    def test_for_a_time(self) -> None:
+        """As rtmpdump asks for it with --stop."""
+        publisher = self.publisher()
+        player = self.world.connect().open()
+        player.call("play", None, "key", -1000.0, 5000.0, stream_id=1)
+        for second in range(1, 5):
+            publisher.send(aac(second * 1000))
+            self.world.pass_time(1)
+            self.assertEqual([plain(m) for m in media(player.new())], [plain(aac(second * 1000))])
+        self.world.pass_time(1)
+        received = player.new()
+        self.assertEqual(codes(received), ["NetStream.Play.Stop"])
+        self.assertIn(messages.user_control(messages.STREAM_EOF, 1), received)
+        self.assertFalse(player.closing)
+        publisher.send(aac(6000))
+        self.assertEqual(player.new(), [])
+        self.assertIn("NetStream.Play.Start", codes(player.play()))
+        self.world.pass_time(10)
+        self.assertEqual(codes(player.new()), [])
+
+    def test_the_time_begins_with_the_media(self) -> None:
+        player = self.world.connect().open()
+        player.call("play", None, "key", -1000.0, 5000.0, stream_id=1)
+        self.world.pass_time(20)
+        publisher = self.publisher()
+        self.world.pass_time(5)
+        self.assertNotIn("NetStream.Play.Stop", codes(player.new()))
+        self.world.pass_time(1)
+        self.assertEqual(codes(player.new()), ["NetStream.Play.Stop"])
+        publisher.leave()
+
+    def test_no_time(self) -> None:
+        self.publisher()
+        given: list[amf0.Value] = [-1.0, -1000.0, 0.0, 1.0, 999.0, float("nan"), float("inf"), True, "5000", None]
+        for duration in given:
+            player = self.world.connect().open()
+            player.call("play", None, "key", -2000.0, duration, stream_id=1)
+            self.world.pass_time(10)
+            self.assertEqual([code for code in codes(player.new()) if code.endswith("Stop")], [], duration)
+            player.leave()
+
     def test_user_control_of_players_is_harmless(self) -> None:
         player = self.world.connect().open()
         player.play()
         body = (messages.SET_BUFFER_LENGTH).to_bytes(2, "big") + bytes(8)
         player.send(Message(USER_CONTROL, 0, 0, body))
         self.assertFalse(player.transport.aborted)
+
+
+class EndedPlayersTests(SynchronousTestCase):
+    """With a coordinator, the players of a publish end with it."""
+
+    def setUp(self) -> None:
+        self.world = World(end_players=True)
+        self.publisher = self.world.connect().open()
+        self.publisher.publish()
+        self.publisher.send(AVC_HEADER, avc(0, True))
+
+    def assert_ended(self, player: Client, stream_id: int = 1) -> None:
+        received = player.new()
+        self.assertEqual(codes(received), ["NetStream.Play.UnpublishNotify"])
+        self.assertEqual(received[-1], messages.user_control(messages.STREAM_EOF, stream_id))
+        self.assertTrue(player.closing)
+
+    def test_every_end(self) -> None:
+        ends: dict[str, Callable[[Client], object]] = {
+            "stopped": lambda client: client.call("deleteStream", None, 1.0),
+            "lost": lambda client: client.leave(),
+            "killed": lambda client: self.world.broker.kill("channel", None, "killed"),
+            "garbage": lambda client: client.feed(b"\xff" * 100),
+        }
+        for end in ends.values():
+            self.setUp()
+            player, other = self.world.connect().open(), self.world.connect().open()
+            other.call("createStream", None)
+            player.play()
+            other.play(stream_id=2)
+            end(self.publisher)
+            self.assert_ended(player)
+            self.assert_ended(other, 2)
+
+    def test_in_one_write_behind_the_media(self) -> None:
+        player = self.world.connect().open()
+        player.play()
+        writes = len(player.transport.writes)
+        self.publisher.send(avc(33, False), messages.command("deleteStream", 5, None, 1.0))
+        self.assertEqual([plain(m) for m in media(player.received + player.new())][-1], plain(avc(33, False)))
+        self.assertEqual(len(player.transport.writes) - writes, 2)
+        self.assertTrue(player.closing)
+
+    def test_taken_over(self) -> None:
+        player = self.world.connect().open()
+        player.play()
+        self.world.clock.advance(1)
+        second = self.world.connect().open()
+        second.publish()
+        self.assertFalse(player.closing)
+        self.world.clock.advance(2)
+        self.assertEqual(codes(second.new()), ["NetStream.Publish.Start"])
+        self.assert_ended(player)
+        newcomer = self.world.connect().open()
+        newcomer.play("key?cache=clear")
+        second.send(AVC_HEADER, avc(7, True))
+        self.assertEqual([plain(m) for m in media(newcomer.new())], [plain(AVC_HEADER), plain(avc(7, True))])
+        self.assertFalse(newcomer.closing)
+
+    def test_who_waits_is_left_alone(self) -> None:
+        self.publisher.call("deleteStream", None, 1.0)
+        player = self.world.connect().open()
+        player.play()
+        other = self.world.connect().open()
+        other.publish()
+        self.assertEqual(codes(player.new()), ["NetStream.Play.PublishNotify"])
+        self.assertFalse(player.closing)
+        other.leave()
+        self.assert_ended(player)
+
+    def test_a_connection_that_plays_what_it_publishes(self) -> None:
+        for end in "killed", "closed", "lost":
+            self.setUp()
+            log = Log(self)
+            self.publisher.call("createStream", None)
+            self.publisher.play(stream_id=2)
+            if end == "killed":
+                self.world.broker.kill("channel", None, "killed")
+            elif end == "closed":
+                self.publisher.call("closeStream", None, stream_id=1)
+            else:
+                self.publisher.leave()
+            self.assertEqual(self.world.broker.channels(), [])
+            self.assertEqual(len(log.lines(LogLevel.critical)), 0)
+            ends = [line for line in log.lines() if "stopped" in line]
+            self.assertEqual(len(ends), 2, ends)
+            self.assertEqual([event[0] for event in self.world.authority.events], ["start", "end"])
 
 
 class LogTests(SynchronousTestCase):
@@ -480,8 +648,16 @@ class LogTests(SynchronousTestCase):
         world.connect().open().play("secretkey2")
         world.connect().open().publish("secretkey3")
         world.connect().open().publish("secret key4")
+        world.connect().open("channel/secretkey5").publish("")
+        world.connect().open("channel/secretkey6").publish("key")
+        world.connect().open("channel/secret key7")
         publisher.leave()
         player.leave()
+        special = World(names=NameRules(allow_special=True))
+        special.connect().open("channel/secretkey8").publish("")
+        special.connect().open("channel/secretkey8").play("")
+        special.connect().open("channel/secretkey9").publish("a>b")
+        special.connect().open("/secretkey9").publish("")
         text = "\n".join(log.lines())
         self.assertIn("publishing channel", text)
         self.assertNotIn("secret", text)

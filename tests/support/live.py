@@ -112,9 +112,13 @@ class Viewer:
     writer: FakeWriter
     player: Player = field(init=False)
     refusals: list[str] = field(factory=list)
+    ends: list[str] = field(factory=list)
 
     def play_refused(self, player: Player, reason: str) -> None:
         self.refusals.append(reason)
+
+    def play_ended(self, player: Player, reason: str) -> None:
+        self.ends.append(reason)
 
     def take(self, room: int = PLENTY) -> None:
         """Makes room, and lets every player on the connection go on until it has taken all that it can."""

@@ -88,6 +88,7 @@ class World:
     players: Networks = EVERYONE
     channels: ChannelOptions = field(factory=ChannelOptions)
     takeover_seconds: float = 3
+    end_players: bool = False
     memory_limit: int = NO_LIMIT
     clock: Clock = field(factory=Clock)
     authority: Authority = field(init=False)
@@ -97,8 +98,15 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.authority = Authority(self.ask)
         scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
-        memory = Memory(self.memory_limit, scheduler.turns)
-        self.broker = Broker(self.clock, self.authority, scheduler, self.channels, self.takeover_seconds, memory=memory)
+        self.broker = Broker(
+            self.clock,
+            self.authority,
+            scheduler,
+            self.channels,
+            self.takeover_seconds,
+            memory=Memory(self.memory_limit, scheduler.turns),
+            end_players=self.end_players,
+        )
         self.factory = RTMPFactory(
             SessionOptions(broker=self.broker, clock=self.clock, names=self.names, players=self.players)
         )

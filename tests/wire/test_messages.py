@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,9 +122,69 @@ class DataTests(SynchronousTestCase):
             message = Message(type_id, 1, 40, body)
             self.assertEqual(messages.data_name(message), (name, Message(type_out, 1, 40, out)))
 
+    def test_amf3_inside(self) -> None:
+        """A type 15 message has AMF 0 values, each of which may be 0x11 and one AMF 3 value."""
+        name = amf0.encode("onMetaData")
+        addressed = amf0.encode("@setDataFrame") + name
+        width = b"\x0bwidth"
+        in_amf3 = b"\x11\x0a\x0b\x01" + width + b"\x05" + struct.pack(">d", 640) + b"\x01"
+        in_amf0 = amf0.encode({"width": 640.0})
+        nested = b"\x03\x00\x01a\x11\x04\x05\x00\x00\x09"
+        for body, expected in (
+            (addressed + in_amf3, name + in_amf0),
+            (name + in_amf3, name + in_amf0),
+            (b"\x11\x06\x15onMetaData" + in_amf3, name + in_amf0),
+            (b"\x11\x06\x1b@setDataFrame\x11\x06\x15onMetaData" + in_amf3, name + in_amf0),
+            (name + in_amf3 + b"\x11\x04\x07", name + in_amf0 + amf0.encode(7.0)),
+            (name + nested, name + amf0.encode({"a": 5.0})),
+            (name + b"\x11\x09\x05\x01\x06" + width + b"\x06\x00", name + amf0.encode(["width", "width"])),
+            (name + b"\x11\x01\x11\x00", name + amf0.encode(None, amf0.UNDEFINED)),
+        ):
+            found = messages.data_name(Message(DATA_AMF3, 1, 40, b"\0" + body))
+            self.assertEqual(found, ("onMetaData", Message(DATA_AMF0, 1, 40, expected)))
+
+    def test_amf3_that_is_relayed_as_it_is(self) -> None:
+        name = amf0.encode("onMetaData")
+        number = b"\x11\x04\x05"
+        for rest in (
+            b"\x11\x0c\x03a",  # a byte array, which AMF 0 does not have
+            number + b"\x11\x09\x03\x01\x0c\x03a",
+            b"\x03\x00\x01a\x11\x0c\x03a\x00\x00\x09",
+            number + b"\x11\x0a\x07\x01",  # externalizable
+            number + b"\x11",
+            number + b"\xff",
+            number * messages.MAX_AMF3_VALUES,
+            number + amf0.encode("x" * messages.MAX_AMF3_LENGTH),
+            # Not AMF 3, but bytes that look like its marker; the array has no end, and the text is not UTF-8.
+            b"\x08\x00\x00\x00\x09\x00\x01\x11\x02\x00\x01\xff",
+        ):
+            found = messages.data_name(Message(DATA_AMF3, 1, 40, b"\0" + name + rest))
+            self.assertEqual(found, ("onMetaData", Message(DATA_AMF0, 1, 40, name + rest)))
+        self.assertEqual(messages.data_name(Message(DATA_AMF0, 1, 40, name + number))[1].body, name + number)
+
+    def test_amf3_of_references(self) -> None:
+        """An array of some bytes that is referred to again and again would become a message of megabytes."""
+        array = b"\x11\x09" + bytes((0x87, 0x69)) + b"\x01" + b"\x02" * 500
+        body = amf0.encode("onMetaData") + array + b"\x11\x09\x00" * 500
+        found = messages.data_name(Message(DATA_AMF3, 1, 40, b"\0" + body))
+        self.assertEqual(found, ("onMetaData", Message(DATA_AMF0, 1, 40, body)))
+
     @given(st.binary(max_size=60), st.sampled_from([DATA_AMF0, DATA_AMF3]))
     def test_any_bytes(self, body: bytes, type_id: int) -> None:
         messages.data_name(Message(type_id, 1, 0, body))
+
+    @given(
+        st.lists(st.sampled_from([bytes((byte,)) for byte in range(18)] + [b"\x11", b"\xff"]), max_size=60).map(
+            b"".join
+        )
+    )
+    def test_any_amf3(self, body: bytes) -> None:
+        """What is written has the same values, and is not much longer."""
+        _, found = messages.data_name(Message(DATA_AMF3, 1, 0, b"\0" + body))
+        if found.body != body and not body.startswith(amf0.encode("@setDataFrame")):
+            values = amf0.decode(body)
+            self.assertEqual(repr(amf0.decode(found.body)), repr(values))
+            self.assertLessEqual(len(found.body), 3 * len(body) + 12 * len(body) + 12 * messages.MAX_AMF3_EXPANSION)
 
 
 class AggregateTests(SynchronousTestCase):
