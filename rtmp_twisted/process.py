@@ -1,4 +1,4 @@
-"""The process: what it logs at the start, and how it handles signals. tap.py makes the `ProcessService`."""
+"""The process: its clock, what it logs at the start, and how it handles signals. Used by tap.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,20 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 _log = Logger()
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """Gives the reactor a clock that only the passing of time moves.
+
+    Twisted's reactor counts in the time of day. If that is set back by 600 s, nothing that was scheduled happens for
+    600 s; if it is set forward, every time-out is over at once. Everything here that waits asks the reactor for the
+    time. Dates (of the log's lines, of tokens, of certificates) come from the time of day, not from the reactor.
+
+    Raises RuntimeError if something has been scheduled already, for a time of the clock that the reactor had before.
+    """
+    if reactor.getDelayedCalls():
+        raise RuntimeError("the reactor's clock cannot be changed any more: something is scheduled")
+    reactor.seconds = time.monotonic
 
 
 class ProcessService(Service):

@@ -23,7 +23,7 @@ from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import ProcessService, available_memory
+from rtmp_twisted.process import ProcessService, available_memory, use_monotonic_clock
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.guessing import GuessingLimits
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
@@ -70,6 +70,7 @@ def makeService(options: Options) -> IService:
     """The whole server."""
     from twisted.internet import reactor
 
+    use_monotonic_clock(reactor)
     settings = options.settings
     root = LoggedService(settings, options.parent)
     try:

@@ -16,10 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from rtmp_twisted.rtmp.factory import RTMPFactory
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import Networks
 from rtmp_twisted.summary import features, lines
 from tests.support.fakes import reactor, read_token, until, within
+from tests.support.memory import World
 from tests.support.programs import SEARCH_PATH, Program, Server, free_port
 from tests.support.rtmp_client import RTMPClient, aac, client
 
@@ -149,6 +151,92 @@ os.execv(sys.executable, [sys.executable, "-c", {TWISTD!r}, "-n", "--pidfile=", 
         await self.check(await client(int(match[1])))
         server.signal(signal.SIGTERM)
         self.assertEqual(await within(server.ended), 0, str(server))
+
+    async def test_fails_later(self) -> None:
+        """An endpoint of somebody's plugin finds out while the server runs: one line, and exit status 1."""
+        folder = Path(self.mktemp()).absolute()
+        (folder / "twisted/plugins").mkdir(parents=True)
+        (folder / "twisted/plugins/late.py").write_text(LATE_PLUGIN)
+        port = free_port()
+        server = Server(
+            self,
+            *("env", f"PYTHONPATH={folder}{os.pathsep}{SEARCH_PATH}"),
+            listen=f"tcp:{port}:interface=127.0.0.1 late:nothing",
+        )
+        self.assertEqual(await within(server.ended), 1, str(server))
+        [line] = [line for line in server.lines if "late: there is nothing" in line]
+        self.assertRegex(line, r" error RTMP: late: there is nothing; the server is stopping$")
+        self.assertNotIn("Traceback", "\n".join(server.lines))
+
+
+LATE_PLUGIN = """
+from twisted.internet import reactor
+from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
+from twisted.internet.task import deferLater
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+def fail(name):
+    raise OSError(f"late: there is {name}")
+
+@implementer(IStreamServerEndpoint)
+class Endpoint:
+    def __init__(self, name):
+        self.name = name
+
+    def listen(self, factory):
+        return deferLater(reactor, 0.2, fail, self.name)
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class Late:
+    prefix = "late"
+
+    def parseStreamServer(self, reactor, name):
+        return Endpoint(name)
+
+late = Late()
+"""
+
+
+class TraceTests(TestCase):
+    timeout = 60
+    KEY = "s3cr3t-key"
+
+    async def run_once(self, **settings: str) -> list[str]:
+        """A publish with one frame and its play; returns what is traced."""
+        server = Server(self, **settings)
+        await server.up()
+        publisher, player = await client(server.port), await client(server.port)
+        await publisher.open()
+        await publisher.publish(self.KEY)
+        publisher.send(aac(1234, b"the payload"))
+        await player.open()
+        await player.play(self.KEY)
+        publisher.send(aac(1300, b"the payload"))
+        await until(player.media, "a frame")
+        server.signal(signal.SIGTERM)
+        await within(server.ended)
+        text = "\n".join(server.lines)
+        for secret in self.KEY, "payload":
+            self.assertNotIn(secret, text)
+        return [line for line in server.lines if " trace " in line]
+
+    async def test_on(self) -> None:
+        traced = "\n".join(await self.run_once(log_trace="YES"))
+        self.assertRegex(traced, r"#1 127.0.0.1 received: message type 20, stream 1, time 0, \d+ bytes")
+        self.assertRegex(traced, r"#1 127.0.0.1 received: message type 8, stream 1, time 1234, 13 bytes")
+        self.assertRegex(traced, r"#1 127.0.0.1 sent: message type 20, stream 1, ")
+        self.assertRegex(traced, r"#2 127.0.0.1 sent: message type 4, stream 0, ")
+
+    async def test_off(self) -> None:
+        self.assertEqual(await self.run_once(), [])
+
+    def test_off_costs_nothing(self) -> None:
+        """What a connection iterates over is then the decoder's own iterator, with nothing in between."""
+        for trace in False, True:
+            factory = World().factory
+            connection = RTMPFactory(factory.options, trace=trace).buildProtocol(None).connection
+            self.assertEqual(connection._feed(b"") is connection._feed(b""), not trace)
 
 
 class HangUpTests(TestCase):

@@ -40,6 +40,9 @@ RETURN_SECONDS: Final = 5.0
 LISTEN_SECONDS: Final = 0.25
 """How often a publish that waits to take over looks whether the other one has been heard."""
 
+LATE_SECONDS: Final = 1.5
+"""After so long between two of these looks, the process has not run: it was stopped, or had no CPU."""
+
 
 @define(eq=False)
 class _Entry:
@@ -212,13 +215,17 @@ class Broker(Service):
         """Returns when the incumbent has been silent for long enough, or one of both has ended. Raises Refused when the
         incumbent is heard."""
         heard = incumbent.owner.bytes_received
+        looked_at = self.clock.seconds()
         while not incumbent.ended and not challenger.ended:
             if incumbent.owner.bytes_received != heard:
                 raise Refused("the channel has a live publisher")
-            left = self._takeover_seconds - (self.clock.seconds() - incumbent.owner.heard_at)
-            if left <= 0:
+            now = self.clock.seconds()
+            left = self._takeover_seconds - (now - incumbent.owner.heard_at)
+            if left <= 0 and now - looked_at < LATE_SECONDS:
                 return
-            await self._pause(challenger, min(left, LISTEN_SECONDS))
+            # After a pause of the process, what the incumbent has sent in the meantime has to be read first.
+            looked_at = now
+            await self._pause(challenger, min(left, LISTEN_SECONDS) if left > 0 else LISTEN_SECONDS)
 
     async def _pause(self, publication: Publication, seconds: float) -> None:
         """Returns after some seconds, or when the publish has ended or is woken up."""

@@ -30,7 +30,7 @@ ONLY_TRACK_0: Final[Tracks] = (0,), True
 BLOCK_OVERHEAD: Final = 448
 """Bytes of memory that a block takes beside its data: its objects and their numbers."""
 
-MESSAGE_OVERHEAD: Final = 42
+MESSAGE_OVERHEAD: Final = 24
 """Bytes of memory that a message takes in its block beside its data."""
 
 REPORTED: Final = 256 * 1024

@@ -21,6 +21,7 @@ from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.poller import PublisherPoller
+from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.writer import SocketWriter, Writer, writer_for
 from rtmp_twisted.states import Transitions
 from rtmp_twisted.wire import chunks, messages
@@ -156,13 +157,15 @@ class Registry(Protocol):
 @frozen
 class ConnectionOptions:
     """What all connections have in common. ``flush`` hands on what publishers have sent; without a ``poller`` each
-    transport reads for itself. ``debug`` and ``trace``: whether such log events are wanted."""
+    transport reads for itself. ``reserve`` is released where a connection is out of memory. ``debug`` and ``trace``:
+    whether such log events are wanted."""
 
     clock: IReactorTime
     registry: Registry
     turns: Turns
     flush: Callable[[], None]
     poller: PublisherPoller | None = None
+    reserve: MemoryReserve | None = None
     debug: bool = False
     trace: bool = False
 
@@ -239,6 +242,7 @@ class Connection:
         self._full = False  # the other side has to wait
         self._closing = ""  # why it is being closed
         self._streaming = False  # it publishes or plays
+        self._ended = False
         self._made = False
         self._aborted = False
         self._lost = False
@@ -270,17 +274,18 @@ class Connection:
             return  # TLS could not even begin
         self._stop_reading()
         connected = self.state is not ConnectionState.HANDSHAKE and self.state is not ConnectionState.CONNECT
-        if not self._closing:
-            self.handler.end(why)
-        level = self.log.info if connected or self._closing else self.log.debug
-        level(
-            "disconnected after {duration}, {received} received: {reason}",
-            duration=duration(self._clock.seconds() - self._since),
-            received=amount(self.bytes_received),
-            reason=self._closing or why,
-        )
-        self.options.registry.connection_lost(self)
-        self._clear()
+        try:
+            self._end(why)
+            level = self.log.info if connected or self._closing else self.log.debug
+            level(
+                "disconnected after {duration}, {received} received: {reason}",
+                duration=duration(self._clock.seconds() - self._since),
+                received=amount(self.bytes_received),
+                reason=self._closing or why,
+            )
+        finally:  # whatever went wrong, it is not counted any more
+            self.options.registry.connection_lost(self)
+            self._clear()
 
     def acknowledge_at_once(self) -> None:
         """Spares a client that writes its commands one by one, with TCP_NODELAY off, a wait for each: up to 40 ms."""
@@ -316,8 +321,8 @@ class Connection:
                 self.options.turns.add(self._next_turn)
         except ProtocolError as problem:
             self.abort(str(problem))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self.fail(error)
 
     def _handle(self) -> bool:
         """Handles the messages that have come, within the budget of one turn; returns whether there are more."""
@@ -377,8 +382,8 @@ class Connection:
             self._read_on()
         except ProtocolError as problem:
             self.abort(str(problem))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self.fail(error)
         self.options.flush()
         return False
 
@@ -408,10 +413,6 @@ class Connection:
             timestamp=message.timestamp,
             size=len(message.body),
         )
-
-    def _fail(self) -> None:
-        self.log.failure("a bug, which ends this connection")
-        self.abort("internal error")
 
     # What the handler calls
 
@@ -466,7 +467,11 @@ class Connection:
         """
         if self._closing or self._lost:
             return
-        self._close(reason)
+        try:
+            self._close(reason)
+        except Exception as error:
+            self.fail(error)
+            return
         self._stop_reading()
         if self._aborted:
             return  # a player has left in the middle of a long message
@@ -487,9 +492,27 @@ class Connection:
         self._stop_reading()
         self.transport.abortConnection()
 
+    def fail(self, error: Exception) -> None:
+        """``error``, which is being handled, ends this connection, and no other. Never raises."""
+        if self._lost:
+            return
+        self._drop_input()
+        try:
+            if isinstance(error, MemoryError):
+                if self.options.reserve is not None:
+                    self.options.reserve.release()  # the end needs some memory as well
+                self.log.error("out of memory, which ends this connection")
+                self.abort("out of memory")
+            else:
+                self.log.failure("a bug, which ends this connection")
+                self.abort("internal error")
+        except Exception:  # even that is too much: whoever hears that the connection is lost tidies up
+            self._stop_reading()
+            self.transport.abortConnection()
+
     def _close(self, reason: str) -> None:
         self._closing = reason
-        self.handler.end(reason)
+        self._end(reason)
         self.enter(ConnectionState.CLOSING)
         self.writer.close()
         self._drop_input()
@@ -540,6 +563,12 @@ class Connection:
         return True
 
     # Inside
+
+    def _end(self, reason: str) -> None:
+        """Tells the handler of the end, unless it has been told."""
+        if not self._ended:
+            self.handler.end(reason)
+            self._ended = True
 
     def _shake_hands(self, handshake: Handshake, data: bytes) -> bytes:
         answer = handshake.receive(data)

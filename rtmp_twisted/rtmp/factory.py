@@ -23,15 +23,23 @@ from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
+from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.session import ServerSession
 from rtmp_twisted.wire.handshake import ServerHandshake
+
+PAUSE_SECONDS: Final = 2.0
+"""After so long without a check, the process has not run: it was stopped, or had no CPU."""
+
+GRACE_SECONDS: Final = 1.0
+"""For so long after a pause nobody is too late: what came in the meantime has to be read first."""
 
 CONNECTION_OVERHEAD: Final = 8192
 """Bytes of memory that a connection takes; over TLS it is five times as much."""
 
-
 MUCH: Final = 64 * 1024
 """Bytes: a connection that holds no more is not ended when memory is short."""
+
+_log = Logger()
 
 
 class RTMPFactory(Factory):
@@ -55,11 +63,13 @@ class RTMPFactory(Factory):
         """Oldest first."""
         self.accepted = 0
         """Connections so far: the number of the newest."""
+        self._reserve = MemoryReserve()
         self._connection_options = ConnectionOptions(
-            options.clock, self, scheduler.turns, scheduler.flush_pending, poller, debug, trace
+            options.clock, self, scheduler.turns, scheduler.flush_pending, poller, self._reserve, debug, trace
         )
         self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
+        self._checked_at = self._checks_from = options.clock.seconds()
 
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
         self.accepted += 1
@@ -80,13 +90,25 @@ class RTMPFactory(Factory):
             gone.callback(None)
 
     def check(self) -> None:
-        """Checks each connection's times, and counts what is held."""
-        self._account.settle()
-        self.options.broker.settle()
-        self.options.guessing.forget()
+        """Checks each connection's times, and counts what is held. Never raises, or there would be no more checks."""
+        try:
+            self._account.settle()
+            self.options.broker.settle()
+            self.options.guessing.forget()
+        except Exception:
+            _log.failure("a bug, while memory was counted")
         now = self.options.clock.seconds()
+        if now - self._checked_at >= PAUSE_SECONDS:
+            self._checks_from = now + GRACE_SECONDS
+        self._checked_at = now
+        self._reserve.refill()
+        if now < self._checks_from:
+            return
         for connection in list(self.connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:
+                connection.fail(error)
 
     def finish_all(self, reason: str) -> Deferred[None]:
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
@@ -133,6 +155,7 @@ class RTMPService(Service):
         self._grace = grace
         self._fail = fail
         self._ports: list[IListeningPort] = []
+        self._stopped = False
         self._checks = LoopingCall(factory.check)
         self._checks.clock = factory.options.clock
 
@@ -153,6 +176,7 @@ class RTMPService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self._stopped = True
         if self._checks.running:
             self._checks.stop()
         closed = [maybeDeferred(port.stopListening) for port in self._ports]
@@ -167,12 +191,15 @@ class RTMPService(Service):
         return gone.addCallback(done)
 
     def _listens(self, port: IListeningPort, name: str) -> None:
+        if self._stopped:  # while the endpoint took its time
+            port.stopListening()
+            return
         self._ports.append(port)
         self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
     def _check(self, _: object, name: str, problems: list[Failure]) -> None:
         """Ends the server if an endpoint has failed later than at once."""
-        if problems:
+        if problems and not self._stopped:
             self._fail(f"{name}: {problems[0].getErrorMessage()}")
 
     def _drop(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -41,6 +42,9 @@ class Reader(Protocol):
     def receive(self, data: bytes) -> None:
         """Some bytes have come."""
 
+    def fail(self, error: Exception) -> None:
+        """Reading has raised ``error``, which is being handled: ends this connection."""
+
 
 @implementer(IReadDescriptor)
 class PublisherPoller:
@@ -60,14 +64,25 @@ class PublisherPoller:
         return reader in self._files
 
     def add(self, reader: Reader) -> None:
-        """From now on reads for the reader, in place of its transport. Safe to call again."""
+        """From now on reads for the reader, in place of its transport. Safe to call again.
+
+        Where the kernel does not let that be (the files that a user may watch are limited, and so is memory), its
+        transport goes on reading.
+        """
         if reader in self._files:
             return
         transport = reader.transport
+        file = transport.fileno()
+        receive = transport.getHandle().recv
+        try:
+            self._epoll.register(file, select.EPOLLIN)
+        except OSError as error:
+            _log.warn("a publisher is read by itself: {error}", error=error)
+            transport.resumeProducing()
+            return
         transport.pauseProducing()
-        file = self._files[reader] = transport.fileno()
-        self._readers[file] = transport.getHandle().recv, reader
-        self._epoll.register(file, select.EPOLLIN)
+        self._files[reader] = file
+        self._readers[file] = receive, reader
         if len(self._readers) == 1:
             self._reactor.addReader(self)
 
@@ -97,40 +112,48 @@ class PublisherPoller:
         return "publishers"
 
     def doRead(self) -> None:
-        """Never raises: the reactor would take that for the end of all publishers."""
         self._reading = True
         try:
-            self._read()
+            for file, _ in self._epoll.poll(0, AT_ONCE):
+                entry = self._readers.get(file)
+                if entry is None:  # removed by what another one sent
+                    continue
+                receive, reader = entry
+                try:
+                    self._read(receive, reader)
+                except Exception as error:
+                    self._end(reader, error)
         except Exception:
             _log.failure("a bug, while publishers were read")
         finally:
             self._reading = False
             self._read_at = self._clock.seconds()
-        self._flush()
+            self._flush()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor has stopped."""
-        self._epoll.close()
+        """The reactor has stopped; or `doRead` has raised after all, which the reactor takes for the end."""
+        if reason.check(ConnectionDone, ConnectionLost):
+            self._epoll.close()
+        elif self._readers:
+            self._reactor.addReader(self)
 
-    def _read(self) -> None:
-        for file, _ in self._epoll.poll(0, AT_ONCE):
-            entry = self._readers.get(file)
-            if entry is None:  # removed by what another one sent
-                continue
-            receive, reader = entry
-            try:
-                data = receive(READ_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError:
-                data = b""
-            except MemoryError:
-                _log.failure("out of memory for one publisher, whose connection is closed")
-                self.remove(reader)
-                reader.transport.abortConnection()
-                continue
-            if data:
-                reader.receive(data)
-            else:  # the end, which its transport is to find
-                self.remove(reader)
-                reader.transport.resumeProducing()
+    def _read(self, receive: Callable[[int], bytes], reader: Reader) -> None:
+        try:
+            data = receive(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            reader.receive(data)
+        else:  # the end, which its transport is to find
+            self.remove(reader)
+            reader.transport.resumeProducing()
+
+    def _end(self, reader: Reader, error: Exception) -> None:
+        """An exception that one reader has raised ends that one only."""
+        self.remove(reader)
+        try:
+            reader.fail(error)
+        except Exception:
+            _log.failure("a publisher could not be ended")

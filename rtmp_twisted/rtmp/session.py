@@ -118,9 +118,9 @@ class ServerSession:
                 self._stop_publishing(self.publication, f"more than {limit * 8 / 1000:.0f} kbit/s")
 
     def end(self, reason: str) -> None:
-        streams, self._streams = list(self._streams.values()), {}
-        for stream in streams:
+        for stream_id, stream in list(self._streams.items()):
             stream.end(reason)
+            self._streams.pop(stream_id, None)
 
     # What its streams call
 

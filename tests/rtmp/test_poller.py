@@ -51,16 +51,20 @@ class Reader:
         self.name = name
         self.story = story
         self.then: Callable[[], None] = lambda: None
+        self.failed: list[Exception] = []
 
     def receive(self, data: bytes) -> None:
         self.story.append((self.name, data))
         self.then()
 
+    def fail(self, error: Exception) -> None:
+        self.failed.append(error)
+
 
 FLUSH = ("flush", b"")
 
 
-class PublisherPollerTests(SynchronousTestCase):
+class PublisherPollerCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
         self.clock = Clock()
@@ -84,6 +88,8 @@ class PublisherPollerTests(SynchronousTestCase):
         self.poller.add(reader)
         return reader, far
 
+
+class PublisherPollerTests(PublisherPollerCase):
     def test_all_are_read_before_any_is_handed_on(self) -> None:
         _, one = self.take("one")
         _, two = self.take("two")
@@ -185,3 +191,89 @@ class PublisherPollerTests(SynchronousTestCase):
         far.sendall(b"mine")
         self.poller.doRead()
         self.assertEqual(self.story, [("other", b"mine"), FLUSH])
+
+
+class FaultTests(PublisherPollerCase):
+    """What goes wrong with one reader is the end of that one only."""
+
+    def test_an_exception_of_one(self) -> None:
+        for error in ValueError("a bug"), MemoryError():
+            broken, broken_end = self.take("broken")
+            sound, sound_end = self.take("sound")
+            broken.then = raising(error)
+            for end in broken_end, sound_end:
+                end.sendall(b"1")
+            self.poller.doRead()
+            self.assertEqual(broken.failed, [error])
+            self.assertNotIn(broken, self.poller)
+            broken_end.sendall(b"2")
+            sound_end.sendall(b"2")
+            self.story.clear()
+            self.poller.doRead()
+            self.assertEqual(self.story, [("sound", b"2"), FLUSH])
+            self.assertEqual(sound.failed, [])
+            self.poller.remove(sound)
+
+    def test_one_that_cannot_even_be_ended(self) -> None:
+        broken, broken_end = self.take("broken")
+        _, sound_end = self.take("sound")
+        broken.then = raising(ValueError("a bug"))
+        self.patch(broken, "fail", raising(MemoryError()))
+        broken_end.sendall(b"1")
+        sound_end.sendall(b"1")
+        self.poller.doRead()
+        self.assertIn(("sound", b"1"), self.story)
+        self.assertNotIn(broken, self.poller)
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
+
+    def test_no_memory_to_read_into(self) -> None:
+        reader, far = self.connect("one")
+
+        class Full:
+            recv = staticmethod(raising(MemoryError()))
+
+        self.patch(reader.transport, "getHandle", Full)
+        self.poller.add(reader)
+        _, sound_end = self.take("sound")
+        far.sendall(b"1")
+        sound_end.sendall(b"1")
+        self.poller.doRead()
+        self.assertIsInstance(reader.failed[0], MemoryError)
+        self.assertEqual(self.story, [("sound", b"1"), FLUSH])
+
+    def test_a_transport_that_cannot_pause(self) -> None:
+        reader, _ = self.connect("one")
+        self.patch(reader.transport, "pauseProducing", raising(ValueError()))
+        self.assertRaises(ValueError, self.poller.add, reader)
+        self.assertNotIn(reader, self.poller)
+        _, sound_end = self.take("sound")
+        sound_end.sendall(b"1")
+        self.poller.doRead()
+        self.assertEqual(self.story, [("sound", b"1"), FLUSH])
+
+    def test_a_socket_that_the_kernel_does_not_watch(self) -> None:
+        """As for more than fs.epoll.max_user_watches: its transport goes on reading."""
+        reader, _ = self.connect("one")
+        with open(__file__) as file:  # the kernel watches no files on a disk
+            self.patch(reader.transport, "fileno", file.fileno)
+            self.poller.add(reader)
+        self.assertTrue(reader.transport.reading)
+        self.assertNotIn(reader, self.poller)
+        self.poller.remove(reader)
+
+    def test_the_reactor_takes_an_exception_for_its_end(self) -> None:
+        """It removes a descriptor that has raised, and says that its connection is lost."""
+        _, far = self.take("one")
+        self.reactor.removeReader(self.poller)
+        self.poller.connectionLost(Failure(MemoryError()))
+        self.assertEqual(self.reactor.readers, [self.poller])
+        far.sendall(b"1")
+        self.poller.doRead()
+        self.assertEqual(self.story, [("one", b"1"), FLUSH])
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail

@@ -264,7 +264,7 @@ class PublishTests(SynchronousTestCase):
         self.world.clock.advance(1)
         second = self.world.connect("198.51.100.7").open()
         self.assertEqual(second.publish(), [])
-        self.world.clock.advance(2)
+        self.world.pass_time(2)
         self.assertEqual(codes(second.new()), ["NetStream.Publish.Start"])
         self.assertTrue(first.closing)
         self.assertEqual([event[0] for event in self.world.authority.events], ["start", "end", "start"])

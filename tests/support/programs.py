@@ -134,9 +134,9 @@ class Program(ProcessProtocol):
 
 class Server(Program):
     """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Keyword arguments are settings,
-    for example ``rtmp_chunk_size="128"``."""
+    for example ``rtmp_chunk_size="128"``. ``wrapper`` is a command that runs the server, such as env with variables."""
 
-    def __init__(self, case: Case, **settings: str) -> None:
+    def __init__(self, case: Case, *wrapper: str, **settings: str) -> None:
         self.port = int(settings.get("rtmp_port") or free_port())
         values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
@@ -145,6 +145,7 @@ class Server(Program):
         os.mkdir(directory)
         super().__init__(
             case,
+            *wrapper,
             *(sys.executable, "-c", command, "--nodaemon", "--pidfile=", f"--rundir={directory}", "rtmp", *options),
         )
 

@@ -39,6 +39,7 @@ class RTMPClient(RTMPProtocol):
         self.closed = False
         self._waiting: list[tuple[Callable[[Message], bool], Deferred[Message]]] = []
         self._transaction = 0
+        self._pings = 0
         options = ConnectionOptions(reactor, self, Turns(reactor), lambda: None)
         super().__init__(Connection(options, ClientHandshake(os.urandom, lambda: 0), 0, "the server"))
         self.connection.handler = self
@@ -139,6 +140,13 @@ class RTMPClient(RTMPProtocol):
     async def play(self, key: str = "key", stream_id: int = 1) -> None:
         self.call("play", None, key, -2000.0, stream_id=stream_id)
         await self.status("NetStream.Play.Start")
+
+    async def heard(self) -> None:
+        """Returns when the server has handled all that was sent before."""
+        self._pings += 1
+        number = self._pings.to_bytes(4, "big")
+        self.send(messages.user_control(messages.PING_REQUEST, self._pings))
+        await self.until(lambda message: message.body == b"\0\x07" + number, "the answer to a ping")
 
     def media(self) -> list[Message]:
         """The audio and video messages received."""
