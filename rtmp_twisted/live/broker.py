@@ -40,6 +40,9 @@ RETURN_SECONDS: Final = 5.0
 LISTEN_SECONDS: Final = 0.25
 """How often a publish that waits to take over looks whether the other one has been heard."""
 
+CLOCK_SECONDS: Final = 0.001
+"""It waits no shorter than that: rounding may leave less than the clock can tell."""
+
 
 @define(eq=False)
 class _Entry:
@@ -151,6 +154,7 @@ class Broker(Service):
                 return
             await self._claim(entry, publication)
         except Refused as refusal:
+            _let_go(refusal)
             self._refuse(entry, publication, str(refusal))
             return
         self._go_on_air(entry, publication)
@@ -164,7 +168,8 @@ class Broker(Service):
             publication.wake = turn.cancel
             try:
                 await turn
-            except CancelledError:
+            except CancelledError as cancelled:
+                _let_go(cancelled)
                 return None
             finally:
                 publication.wake = None
@@ -208,7 +213,7 @@ class Broker(Service):
             left = self._takeover_seconds - (self.clock.seconds() - incumbent.owner.heard_at)
             if left <= 0:
                 return
-            await self._pause(challenger, min(left, LISTEN_SECONDS))
+            await self._pause(challenger, min(max(left, CLOCK_SECONDS), LISTEN_SECONDS))
 
     async def _pause(self, publication: Publication, seconds: float) -> None:
         """Returns after some seconds, or when the publish has ended or is woken up."""
@@ -216,8 +221,8 @@ class Broker(Service):
         publication.wake = pause.cancel
         try:
             await pause
-        except CancelledError:
-            pass
+        except CancelledError as cancelled:
+            _let_go(cancelled)
         finally:
             publication.wake = None
 
@@ -234,7 +239,8 @@ class Broker(Service):
         """Takes the channel for an accepted publish. Raises Refused where somebody else has it by now."""
         try:
             claim = await self._directory.claim(publication.name, publication)
-        except Taken:
+        except Taken as taken:
+            _let_go(taken)
             self._tell_end(publication)
             raise Refused("the channel has a publisher") from None
         if publication.ended:
@@ -419,3 +425,9 @@ def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
 
     deferred.addBoth(tell)
     return fired
+
+
+def _let_go(error: Exception) -> None:
+    """Drops the way that an awaited error has come. Twisted has it refer to its Failure, which refers to it: else it
+    would keep the frames that it came through, and with them the connection, until the garbage collector comes."""
+    error.__traceback__ = None

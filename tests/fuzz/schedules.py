@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import socket
 import weakref
@@ -73,6 +74,8 @@ HEADERS = (
     Message(VIDEO, 1, 0, b"\x17\x00\0\0\0" + bytes(3000)),
     METADATA,
 )
+SENT = {messages.SET_CHUNK_SIZE, messages.COMMAND_AMF0, *range(3, 7), *messages.MEDIA}
+"""Types of messages that the server sends."""
 COMMANDS = ("connect", "createStream", "publish", "play", "FCPublish", "releaseStream", "_checkbw", "getStreamLength")
 PLAYS = ("", "?cache=gop", "?cache=no", "?cache=clear", "?cache=all")
 
@@ -236,6 +239,8 @@ class Client:
     chunk_size: int = chunks.DEFAULT_CHUNK_SIZE
     time: int = 0
     """Milliseconds, of the media that it sends."""
+    heard_all: bool = False
+    """Whether it has received all that it was sent."""
 
     def feed(self, data: bytes) -> None:
         """Bytes arrive; while the server does not read, they wait, except in a transport that buffers."""
@@ -247,10 +252,23 @@ class Client:
             self.pipe.inbox += data
 
     def check(self) -> None:
-        """What it received is chunks."""
+        """What it received is whole messages, of types that the server sends."""
         decoder = chunks.ChunkDecoder()
-        for _ in decoder.feed(bytes(self.pipe.sent[1 + 1536 + 1536 :])):
-            pass
+        types = {found.type_id for found in decoder.feed(bytes(self.pipe.sent[1 + 1536 + 1536 :])) if found}
+        assert types <= SENT, types
+        assert not (self.heard_all and decoder.partial)
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """What has ended holds nothing at once, and not when the garbage collector comes."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Schedule:
@@ -280,14 +298,15 @@ class Schedule:
         self.connections: list[weakref.ref[Connection]] = []
 
     def run(self) -> None:
-        with patch.object(cursor, "MAX_LAG", MAX_LAG):
+        """Raises AssertionError where a promise was broken."""
+        with patch.object(cursor, "MAX_LAG", MAX_LAG), without_collector():
             while self._place < len(self._data):
                 step = self._byte()
                 STEPS[step & 31](self, step >> 5 & 3)
                 if step < 128:
                     self.reactor.settle()
             self._end()
-        self._check()
+            self._check()
 
     # The input
 
@@ -558,10 +577,13 @@ class Schedule:
         if self._stops:
             self.factory.finish_all("the server is stopping")
             self.reactor.settle()
-        for client in self.clients:
-            if client is not None:
-                client.pipe.room = UNLIMITED
-                self._leave(client, False)
+        clients = list(filter(None, self.clients))
+        for client in clients:
+            client.pipe.room = UNLIMITED
+        self.reactor.settle()
+        for client in clients:
+            client.heard_all = client.transport.connected and not client.transport._aborting
+            self._leave(client, False)
         self.reactor.settle()
         for _ in range(MAX_SECONDS):
             while self.authority.questions:
@@ -588,6 +610,7 @@ class Schedule:
         assert not self.authority.untold
         assert self.authority.ended == self.authority.accepted, (self.authority.ended, self.authority.accepted)
         assert all(number == 1 for number in self.authority.ended.values()), self.authority.ended
+        assert not any(connection() for connection in self.connections), "a connection that has ended lives on"
         for client in [*self.past, *filter(None, self.clients)]:
             client.check()
 
