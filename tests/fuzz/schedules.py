@@ -560,9 +560,7 @@ class Schedule:
             seconds -= step
             due = self.reactor.seconds() + step
             while self.reactor.calls and min(call.getTime() for call in self.reactor.calls) < due:
-                self.reactor.rightNow = max(
-                    self.reactor.rightNow, min(call.getTime() for call in self.reactor.calls)
-                )
+                self.reactor.rightNow = max(self.reactor.rightNow, min(call.getTime() for call in self.reactor.calls))
                 self.reactor.settle()
             self.reactor.rightNow = due
             if step == 1.0:
