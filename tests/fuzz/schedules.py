@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
-from attrs import define, field
-from twisted.internet import main, tcp
+from attrs import define
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import ISSLTransport
