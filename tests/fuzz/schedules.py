@@ -42,11 +42,11 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, HANDSHAKE, METADATA, aac, avc
 from tests.support.turns import TurnClock
 
-MEMORY_LIMIT = 400_000
+MEMORY_LIMIT = 250_000
 """Bytes: a few large frames, or connections with a half message each."""
 
 CACHE_BYTES = 60_000
-MAX_LAG = 100_000
+MAX_LAG = 150_000
 """Bytes that a player may lag behind here."""
 
 MAX_GENERATED = 3_000_000

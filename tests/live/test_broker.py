@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.audience import FlushScheduler
@@ -19,6 +19,7 @@ from rtmp_twisted.live.turns import Turns
 from tests.support.live import FakeWriter, Viewer
 from tests.support.memory import Authority
 from tests.support.rtmp_client import AAC_HEADER, aac, codes
+from tests.support.turns import TurnClock
 
 
 @define(eq=False, slots=False)
@@ -46,7 +47,7 @@ class BrokerCase(SynchronousTestCase):
         self.make()
 
     def make(self, ask: bool = False, takeover: float = 3, end_players: bool = False) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.authority = Authority(ask)
         scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
         self.broker = Broker(self.clock, self.authority, scheduler, takeover_seconds=takeover, end_players=end_players)
@@ -358,6 +359,19 @@ class TakeOverTests(BrokerCase):
         self.assertEqual(second.told, ["started", "ended: killed"])
         self.broker.leave(viewer.player)
         self.assert_nothing_kept()
+
+    def test_what_rounding_leaves_of_the_wait(self) -> None:
+        """The clock would not tell the next look from this one, and the reactor would do nothing else."""
+        self.clock.advance(1.1)
+        first, _ = self.publish()
+        self.clock.advance(3)
+        self.assertTrue(0 < 3 - (self.clock.seconds() - first.heard_at) < 1e-15)
+        self.broker.publish("channel", "key", "192.0.2.1", Publisher())
+        for _ in range(3):
+            self.clock.turn()
+        self.assertGreater(self.clock.calls[0].getTime(), self.clock.seconds())
+        self.clock.advance(0.01)
+        self.assertEqual(first.told, ["started", "ended: taken over by a new connection"])
 
     def test_what_the_players_get(self) -> None:
         """The old publish's end is told where it said so itself, else not: most players leave when they hear of it."""

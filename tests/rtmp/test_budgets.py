@@ -198,6 +198,37 @@ class EndTests(BudgetCase):
             self.clock.advance(0)
             self.assertEqual([part() for part in gone], [None, None], before.__name__)
 
+    def test_publishes_that_came_to_nothing(self) -> None:
+        """The error that an awaited Deferred fails with keeps no connection."""
+        authority = self.world.authority
+        authority.ask = True
+
+        def refused(client: Client) -> None:
+            client.open("another").publish()
+            authority.refuse()
+
+        def accepted_too_late(client: Client) -> None:
+            first = self.world.connect().open("contested")
+            first.publish()
+            client.open("contested").publish()
+            authority.accept()
+            authority.accept()
+
+        def waiting_to_take_over(client: Client) -> None:
+            client.open().publish()
+            self.assertFalse(client.closing)
+
+        for number, before in enumerate((refused, accepted_too_late, waiting_to_take_over)):
+            client = self.world.connect(f"192.0.2.{number + 10}")
+            before(client)
+            self.world.turn()
+            gone = weakref.ref(client.protocol.connection)
+            client.leave()
+            client.protocol = None
+            del client
+            self.world.turn()
+            self.assertIsNone(gone(), before.__name__)
+
 
 class MemoryTests(SynchronousTestCase):
     def test_a_message_longer_than_a_channel_s_share(self) -> None:

@@ -302,11 +302,12 @@ class TimeTests(SynchronousTestCase):
         for player in players:
             player.play()
         full = players[0].transport
+        writer = players[0].protocol.connection.writer
         take = full.write
 
         def fill(data: bytes) -> None:
             take(data)
-            full.producer.pauseProducing()
+            writer.pauseProducing()
 
         for size in 100_000, 200_000:  # the larger one is not taken at once
             full.write = fill  # type: ignore[method-assign]
@@ -315,7 +316,7 @@ class TimeTests(SynchronousTestCase):
             publisher.send(avc(80, False))
             for player in players[1:]:
                 self.assertEqual([message.timestamp for message in media(player.new())][-2:], [40, 80])
-            full.producer.resumeProducing()
+            writer.resumeProducing()
             self.assertEqual([len(message.body) for message in media(players[0].new())][-2:], [size + 5, 10])
 
     def test_a_closing_connection_lingers_for_a_while(self) -> None:
