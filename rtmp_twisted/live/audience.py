@@ -291,7 +291,7 @@ class Audience:
             data = b"".join(blocks)
         size = len(data)
         full: list[tuple[Cursor, int]] = []
-        for cursor, send in self._keeping_up.items():
+        for cursor, send in list(self._keeping_up.items()):  # `blocked` may be called while a writer takes it
             try:
                 taken = send(data)
             except OSError:  # full, or lost, which its connection will hear of
@@ -299,7 +299,7 @@ class Audience:
             if taken != size:
                 full.append((cursor, taken))
         for cursor, taken in full:
-            del self._keeping_up[cursor]
+            self._keeping_up.pop(cursor, None)
             self._behind[cursor] = None
             cursor.fall_behind(first, taken)
             self._advance(cursor)

@@ -43,6 +43,9 @@ LISTEN_SECONDS: Final = 0.25
 LATE_SECONDS: Final = 1.5
 """After so long between two of these looks, the process has not run: it was stopped, or had no CPU."""
 
+CLOCK_SECONDS: Final = 0.001
+"""It waits no shorter than that: rounding may leave less than the clock can tell."""
+
 
 @define(eq=False)
 class _Entry:
@@ -164,6 +167,7 @@ class Broker(Service):
                 return
             await self._claim(entry, publication)
         except Refused as refusal:
+            _let_go(refusal)
             self._refuse(entry, publication, str(refusal))
             return
         self._go_on_air(entry, publication)
@@ -177,7 +181,8 @@ class Broker(Service):
             publication.wake = turn.cancel
             try:
                 await turn
-            except CancelledError:
+            except CancelledError as cancelled:
+                _let_go(cancelled)
                 return None
             finally:
                 publication.wake = None
@@ -225,7 +230,8 @@ class Broker(Service):
                 return
             # After a pause of the process, what the incumbent has sent in the meantime has to be read first.
             looked_at = now
-            await self._pause(challenger, min(left, LISTEN_SECONDS) if left > 0 else LISTEN_SECONDS)
+            wait = min(max(left, CLOCK_SECONDS), LISTEN_SECONDS) if left > 0 else LISTEN_SECONDS
+            await self._pause(challenger, wait)
 
     async def _pause(self, publication: Publication, seconds: float) -> None:
         """Returns after some seconds, or when the publish has ended or is woken up."""
@@ -233,8 +239,8 @@ class Broker(Service):
         publication.wake = pause.cancel
         try:
             await pause
-        except CancelledError:
-            pass
+        except CancelledError as cancelled:
+            _let_go(cancelled)
         finally:
             publication.wake = None
 
@@ -251,7 +257,8 @@ class Broker(Service):
         """Takes the channel for an accepted publish. Raises Refused where somebody else has it by now."""
         try:
             claim = await self._directory.claim(publication.name, publication)
-        except Taken:
+        except Taken as taken:
+            _let_go(taken)
             self._tell_end(publication)
             raise Refused("the channel has a publisher") from None
         if publication.ended:
@@ -436,3 +443,9 @@ def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
 
     deferred.addBoth(tell)
     return fired
+
+
+def _let_go(error: Exception) -> None:
+    """Drops the way that an awaited error has come. Twisted has it refer to its Failure, which refers to it: else it
+    would keep the frames that it came through, and with them the connection, until the garbage collector comes."""
+    error.__traceback__ = None

@@ -13,7 +13,6 @@ Used inside live/ only.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
@@ -31,7 +30,7 @@ ONLY_TRACK_0: Final[Tracks] = (0,), True
 BLOCK_OVERHEAD: Final = 448
 """Bytes of memory that a block takes beside its data: its objects and their numbers."""
 
-MESSAGE_OVERHEAD: Final = 12
+MESSAGE_OVERHEAD: Final = 24
 """Bytes of memory that a message takes in its block beside its data."""
 
 REPORTED: Final = 256 * 1024
@@ -72,7 +71,7 @@ class Block:
     def __init__(self, position: int, timestamp: int, number: int, cost: int) -> None:
         self.cost = cost
         self.data = b""
-        self.ends: array[int] = array("Q")
+        self.ends: list[int] = []
         self.types = bytearray()
         self.following: Block | None = None
         self.headers: Headers | None = None

@@ -200,6 +200,7 @@ class Connection:
         "_polled",
         "_since",
         "_state_since",
+        "_streaming",
         "_window",
         "bytes_received",
         "handler",
@@ -241,6 +242,7 @@ class Connection:
         self._polled = False  # the poller is to read for it
         self._full = False  # the other side has to wait
         self._closing = ""  # why it is being closed
+        self._streaming = False  # it publishes or plays
         self._ended = False
         self._made = False
         self._aborted = False
@@ -306,7 +308,7 @@ class Connection:
         self.bytes_received += len(data)
         if self._closing:
             return
-        if self.state not in _STREAMING:
+        if not self._streaming:
             self.acknowledge_at_once()
         try:
             if self._handshake is not None:
@@ -334,11 +336,12 @@ class Connection:
         for message in self._messages:
             if message is not None:
                 sink = self.sink
-                if sink is not None and message.type_id in messages.MEDIA:
+                type_id = message.type_id
+                if sink is not None and type_id in _MEDIA:
                     sink.write(message)
-                elif message.type_id in _CONTROL:
+                elif type_id in _CONTROL:
                     self._control(message)
-                elif message.type_id == messages.AGGREGATE:
+                elif type_id == messages.AGGREGATE:
                     left = self._handle_parts(messages.split_aggregate(message), left)
                 else:
                     self.handler.receive(message)
@@ -362,7 +365,7 @@ class Connection:
         """The same for the media in an aggregate message; returns what is left of the budget: 0 if there are more."""
         self._parts = parts
         for part in parts:
-            if self.sink is not None and part.type_id in messages.MEDIA:
+            if self.sink is not None and part.type_id in _MEDIA:
                 self.sink.write(part)
             left -= 1
             if left <= 0:
@@ -418,6 +421,7 @@ class Connection:
         """Changes its state, if that is another one. Raises IllegalTransition where the table does not list that."""
         if state is not self.state:
             self.state = CONNECTION_TRANSITIONS.move(self.state, state)
+            self._streaming = state in _STREAMING
             self._state_since = self._clock.seconds()
 
     def send(self, *to_send: Message) -> None:
@@ -620,6 +624,7 @@ class Connection:
 
 
 _CONNECTED: Final = frozenset((ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.PLAYING))
+_MEDIA: Final = messages.MEDIA
 _STREAMING: Final = frozenset((ConnectionState.PUBLISHING, ConnectionState.PLAYING))
 _CONTROL: Final = frozenset(
     (

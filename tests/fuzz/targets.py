@@ -21,6 +21,7 @@ from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
 from rtmp_twisted.wire.messages import AGGREGATE, AUDIO, VIDEO, Message
+from tests.fuzz.schedules import Schedule
 from tests.support.fakes import RecordingTarget
 from tests.support.flv import parse_flv
 from tests.support.memory import World
@@ -241,6 +242,14 @@ def fuzz_session(data: bytes) -> None:
         assert world.broker.channels() == []
 
 
+def fuzz_server(data: bytes) -> None:
+    """Up to four clients, the authority, a command's sender and the clock do what a schedule says (schedules.py), and
+    leave. No bug is logged, the authority heard of the end of each start that it accepted, what was received is
+    chunks, and nothing is left: no channel, no account but that of connections, no work, no timer."""
+    with no_bugs():
+        Schedule(data).run()
+
+
 @contextlib.contextmanager
 def no_bugs() -> Iterator[None]:
     """Raises AssertionError where a bug was logged."""
@@ -271,5 +280,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "media": fuzz_media,
     "proxy": fuzz_proxy,
     "redis": fuzz_redis,
+    "server": fuzz_server,
     "session": fuzz_session,
 }

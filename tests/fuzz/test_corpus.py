@@ -56,5 +56,8 @@ class CorpusTests(SynchronousTestCase):
     def test_redis(self) -> None:
         self.replay("redis")
 
+    def test_server(self) -> None:
+        self.replay("server")
+
     def test_session(self) -> None:
         self.replay("session")

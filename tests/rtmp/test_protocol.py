@@ -293,6 +293,31 @@ class TimeTests(SynchronousTestCase):
             self.world.pass_time(1)
         self.assertTrue(player.transport.aborted)
 
+    def test_a_frame_that_fills_one_viewer_s_buffer(self) -> None:
+        """A transport that buffers, as TLS does, says that it is full while it takes the frame."""
+        publisher = self.world.connect().open()
+        publisher.publish()
+        publisher.send(AVC_HEADER, avc(0, True))
+        players = [self.world.connect().open() for _ in range(3)]
+        for player in players:
+            player.play()
+        full = players[0].transport
+        take = full.write
+
+        def fill(data: bytes) -> None:
+            take(data)
+            full.producer.pauseProducing()
+
+        for size in 100_000, 200_000:  # the larger one is not taken at once
+            full.write = fill  # type: ignore[method-assign]
+            publisher.send(avc(40, True, bytes(size)))
+            full.write = take  # type: ignore[method-assign]
+            publisher.send(avc(80, False))
+            for player in players[1:]:
+                self.assertEqual([message.timestamp for message in media(player.new())][-2:], [40, 80])
+            full.producer.resumeProducing()
+            self.assertEqual([len(message.body) for message in media(players[0].new())][-2:], [size + 5, 10])
+
     def test_a_closing_connection_lingers_for_a_while(self) -> None:
         client = self.world.connect().open()
         client.publish("bad key")
