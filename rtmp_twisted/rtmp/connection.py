@@ -188,6 +188,7 @@ class Connection:
         "_closing",
         "_decoder",
         "_delivered",
+        "_ended",
         "_feed",
         "_full",
         "_handshake",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import LogLevel
@@ -55,7 +56,7 @@ class ExceptionTests(SynchronousTestCase):
 
     def test_in_a_check(self) -> None:
         """The others are checked all the same, and go on being checked."""
-        self.patch(self.victim.protocol.connection, "handler", Handler(self.victim.protocol.connection.handler))
+        self.patch(self.victim.protocol.connection, "handler", Handler(self.victim.protocol.connection.handler.end))
         silent = self.world.connect(handshake=False)
         self.world.pass_time(1)
         self.assert_only_the_victim_ends()
@@ -81,7 +82,7 @@ class ExceptionTests(SynchronousTestCase):
 
     def test_the_end_fails(self) -> None:
         """Whatever happens, the connection does not count any more."""
-        self.patch(self.victim.protocol.connection.handler, "end", broken(MemoryError()))
+        self.patch(self.victim.protocol.connection, "handler", Handler(broken(MemoryError())))
         self.patch(self.victim.protocol.connection, "sink", Sink(MemoryError()))
         self.victim.send(aac(0))
         self.assertTrue(self.victim.transport.aborted)
@@ -90,7 +91,7 @@ class ExceptionTests(SynchronousTestCase):
         self.assertEqual(self.world.factory.limits.inside, 1)
 
     def test_at_the_stop_of_the_server(self) -> None:
-        self.patch(self.victim.protocol.connection.handler, "end", broken(MemoryError()))
+        self.patch(self.victim.protocol.connection, "handler", Handler(broken(MemoryError())))
         done = self.world.factory.finish_all("the server is stopping")
         self.assertTrue(self.publisher.closing)
         self.publisher.leave()
@@ -110,8 +111,8 @@ class Handler:
 
     check = broken(ValueError("a bug"))
 
-    def __init__(self, handler: Any) -> None:
-        self.end = handler.end
+    def __init__(self, end: Callable[[str], None]) -> None:
+        self.end = end
 
 
 class PauseTests(SynchronousTestCase):

@@ -598,7 +598,7 @@ class EndedPlayersTests(SynchronousTestCase):
         second = self.world.connect().open()
         second.publish()
         self.assertFalse(player.closing)
-        self.world.clock.advance(2)
+        self.world.pass_time(2)
         self.assertEqual(codes(second.new()), ["NetStream.Publish.Start"])
         self.assert_ended(player)
         newcomer = self.world.connect().open()
