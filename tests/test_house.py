@@ -20,8 +20,8 @@ from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.publication import PUBLISH_TRANSITIONS, PublishState
 from rtmp_twisted.live.turns import Turns
-from rtmp_twisted.rtmp.connection import CONNECTION_TRANSITIONS, ConnectionState
 from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.interfaces import CONNECTION_TRANSITIONS, ConnectionState
 from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.states import IllegalTransition, Transitions

@@ -8,7 +8,6 @@ protocol makes it Twisted's; its factory calls ``check`` every second.
 from __future__ import annotations
 
 import contextlib
-import enum
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, cast
@@ -20,10 +19,10 @@ from twisted.logger import Logger
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.formatting import amount, duration
+from rtmp_twisted.rtmp.interfaces import CONNECTION_TRANSITIONS, ConnectionState, Handler, Handshake, MediaSink
 from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.writer import SocketWriter, Writer, writer_for
-from rtmp_twisted.states import Transitions
 from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.messages import Message
@@ -60,90 +59,12 @@ MAX_WAITING = 1024 * 1024
 _log = Logger(__name__)
 
 
-class ConnectionState(enum.Enum):
-    """See `CONNECTION_TRANSITIONS`."""
-
-    HANDSHAKE = "handshake"
-    CONNECT = "connect"
-    IDLE = "idle"
-    PUBLISHING = "publishing"
-    PLAYING = "playing"
-    CLOSING = "closing"
-
-
-CONNECTION_TRANSITIONS: Final = Transitions(
-    {
-        ConnectionState.HANDSHAKE: (ConnectionState.CONNECT, ConnectionState.CLOSING),
-        ConnectionState.CONNECT: (ConnectionState.IDLE, ConnectionState.CLOSING),
-        ConnectionState.IDLE: (ConnectionState.PUBLISHING, ConnectionState.PLAYING, ConnectionState.CLOSING),
-        ConnectionState.PUBLISHING: (ConnectionState.IDLE, ConnectionState.PLAYING, ConnectionState.CLOSING),
-        ConnectionState.PLAYING: (ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.CLOSING),
-        ConnectionState.CLOSING: (),
-    }
-)
-"""A connection's life. One that publishes and plays counts as publishing; asking to publish is part of it."""
-
 _LIMITS: Final = {
     ConnectionState.HANDSHAKE: (HANDSHAKE_SECONDS, "no handshake within {} s"),
     ConnectionState.CONNECT: (CONNECT_SECONDS, "no connect within {} s"),
     ConnectionState.IDLE: (IDLE_SECONDS, "neither published nor played for {} s"),
 }
 """Seconds that a state may last, and the reason for the log."""
-
-
-class Handshake(Protocol):
-    """One side's handshake (wire/handshake.py)."""
-
-    @property
-    def done(self) -> bool: ...
-
-    @property
-    def rest(self) -> bytes: ...
-
-    def start(self) -> bytes: ...
-
-    def receive(self, data: bytes) -> bytes: ...
-
-
-class MediaSink(Protocol):
-    """Where the media that arrives goes: a publication."""
-
-    @property
-    def full(self) -> bool:
-        """Whether the other side has to wait with what it sends."""
-
-    @property
-    def held_bytes(self) -> int:
-        """What it holds because it cannot be handed on yet."""
-
-    def write(self, message: Message) -> None:
-        """Takes one message of a type in ``messages.MEDIA``."""
-
-
-class Handler(Protocol):
-    """What stands above a connection, and decides what its messages mean."""
-
-    def handshaken(self) -> None:
-        """Messages may be sent from now on."""
-
-    def receive(self, message: Message) -> None:
-        """One message that is neither for the connection itself nor for the sink. Raises ProtocolError where the
-        connection cannot go on."""
-
-    def drained(self) -> None:
-        """What waited to leave has left."""
-
-    def blocked(self) -> None:
-        """Something waits to leave."""
-
-    def delivered(self) -> int:
-        """Bytes of media that were handed over so far."""
-
-    def check(self, received: int, seconds: float) -> None:
-        """Called every second or so, in which ``received`` bytes came."""
-
-    def end(self, reason: str) -> None:
-        """The connection is lost, or will be closed. Called once."""
 
 
 class Registry(Protocol):

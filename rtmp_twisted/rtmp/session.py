@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from rtmp_twisted.live.publication import Publication
-from rtmp_twisted.rtmp.connection import WINDOW, Connection, ConnectionState
+from rtmp_twisted.rtmp.connection import WINDOW, Connection
+from rtmp_twisted.rtmp.interfaces import ConnectionState
 from rtmp_twisted.rtmp.message_stream import MessageStream, SessionOptions
 from rtmp_twisted.rtmp.names import App, BadName
 from rtmp_twisted.wire import amf0, messages

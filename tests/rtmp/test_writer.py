@@ -22,8 +22,9 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.publication import MAX_HELD_BYTES
 from rtmp_twisted.live.turns import Turns
-from rtmp_twisted.rtmp.connection import Connection, ConnectionState
+from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.interfaces import ConnectionState
 from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.writer import MAX_ABANDONED, MAX_TAKEN, SocketWriter, TransportWriter, Writer, writer_for
