@@ -37,6 +37,16 @@ class SlowClientTests(HTTPCase):
         for one in waiting:
             one.transport.loseConnection()
 
+    async def test_connections_that_have_ended(self) -> None:
+        """They do not count: a slow client is not dropped because of them."""
+        self.serve()
+        slow = await self.open(HEALTH[:-2])
+        for _ in range(MAX_CONNECTIONS + 1):
+            await self.exchange(HEALTH)
+        slow.transport.write(HEALTH[-2:])
+        await within(slow.ended)
+        self.assertIn(b"ok\n", slow.answer)
+
     async def test_request_in_pieces(self) -> None:
         """The time for a request is counted from the connection on: more bytes do not extend it."""
         self.serve()
@@ -81,16 +91,20 @@ class SlowClientTests(HTTPCase):
         return [line for line in self.log.lines() if "metrics" in line]
 
     async def test_answer_that_is_not_read(self) -> None:
+        """It is kept for `ANSWER_SECONDS`."""
         self.serve()
         self.log = Log(self)
-        connection = await self.unread(MAX_UNREAD)
+        size = MAX_UNREAD // 2
+        in_time, too_late = [await self.unread(size) for _ in range(2)]
         self.world.clock.advance(ANSWER_SECONDS - 0.1)
         self.assertEqual((await self.ask("/healthz")).text, "ok\n")
-        self.assertFalse(connection.ended.called)
+        in_time.transport.resumeProducing()
+        await within(in_time.ended)
+        self.assertGreater(len(in_time.answer), size)
         self.world.clock.advance(0.1)
-        connection.transport.resumeProducing()
-        await within(connection.ended)
-        self.assertLess(len(connection.answer), MAX_UNREAD)
+        too_late.transport.resumeProducing()
+        await within(too_late.ended)
+        self.assertLess(len(too_late.answer), size)
 
     async def test_answers_that_are_not_read(self) -> None:
         """All together have a limit: the oldest is given up, and the newest is not, even if it is alone too large."""
