@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
 from rtmp_twisted.web.site import ANSWER_SECONDS, MAX_BODY, MAX_CONNECTIONS, MAX_UNREAD, REQUEST_SECONDS
@@ -17,6 +18,7 @@ class SlowClientTests(HTTPCase):
         """A new connection is served in place of the oldest, however many there are."""
         self.serve("a token")
         log = Log(self)
+        timers = len(self.world.clock.getDelayedCalls())
         waiting: list[Connection] = []
         for beginning in b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nHost: a\r\n", b"POST / HTTP/1.1\r\nContent-":
             for _ in range(MAX_CONNECTIONS):
@@ -27,11 +29,21 @@ class SlowClientTests(HTTPCase):
         self.assertFalse(any(one.ended.called for one in alive))
         for one in alive:
             one.transport.loseConnection()
-        self.assertEqual(log.lines(LogLevel.warn), ["HTTP: 64 connections; the oldest are closed for new ones"])
+        line = "HTTP: 64 connections; the oldest are closed for new ones"
+        self.assertEqual(log.lines(LogLevel.warn), [line])
+        await until(lambda: len(self.world.clock.getDelayedCalls()) == timers, "the end of all connections")
+        again = [await self.open() for _ in range(MAX_CONNECTIONS + 1)]
+        await within(again[0].ended)
+        self.assertEqual(log.lines(LogLevel.warn), [line] * 2)
+        for one in again:
+            one.transport.loseConnection()
 
     async def test_two_hundred_at_once(self) -> None:
+        """Only the newest are kept, also of those that the server accepts in one go."""
         self.serve()
-        waiting = [await self.open(b"GET /metr") for _ in range(200)]
+        opening = [Deferred.fromCoroutine(self.open(b"GET /metr")) for _ in range(200)]
+        waiting: list[Connection] = await within(gatherResults(opening))
+        await until(lambda: sum(one.ended.called for one in waiting) == 200 - MAX_CONNECTIONS, "the end of the oldest")
         for _ in range(10):
             self.assertEqual((await self.ask("/healthz")).text, "ok\n")
         for one in waiting:
