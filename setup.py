@@ -1,40 +1,32 @@
-"""What setup.cfg cannot say: with RTMP_TWISTED_COMPILE=1 the way of a frame is compiled (docs/performance.md).
+"""What setup.cfg cannot express: the modules that pyproject.toml lists under ``compiled`` can be compiled.
 
-By mypyc, out of the same files. Who does not set it gets Python only, and needs no compiler.
+By mypyc, from the same source files, when RTMP_TWISTED_COMPILE=1 is in the environment (docs/performance.md). Otherwise
+the package is Python only, and needs no compiler.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
+import tomllib
 
 from setuptools import setup
 
-COMPILED = [
-    "rtmp_twisted/wire/chunks.py",
-    "rtmp_twisted/media/tags.py",
-    "rtmp_twisted/wire/messages.py",
-    "rtmp_twisted/live/channel.py",
-    "rtmp_twisted/live/headers.py",
-    "rtmp_twisted/live/log.py",
-    "rtmp_twisted/live/audience.py",
-    "rtmp_twisted/live/cursor.py",
-    "rtmp_twisted/live/timestamps.py",
-    "rtmp_twisted/rtmp/connection.py",
-    "rtmp_twisted/rtmp/poller.py",
-    "rtmp_twisted/rtmp/writer.py",
-    "rtmp_twisted/rtmp/session.py",
-]
-"""All that runs for each frame, but for what inherits from a class of Twisted."""
-
-# Types are checked elsewhere; here only those of the files themselves are of use.
+# mypyc only needs the types of the compiled files themselves; .ci/run checks types with all the rest.
 OPTIONS = ["--config-file=", "--follow-imports=skip", "--ignore-missing-imports"]
 
-if os.environ.get("RTMP_TWISTED_COMPILE") != "1":
-    setup()
-else:
-    try:
-        from mypyc.build import mypycify
-    except ImportError:  # a build asks first what it needs
-        setup(setup_requires=["mypy >= 1.11", "attrs >= 23.2"])
+with tempfile.TemporaryDirectory() as build_base:
+    # setuptools takes over whatever an earlier build left in its build directory, so each build gets a new one.
+    options = {"build": {"build_base": build_base}}
+    if os.environ.get("RTMP_TWISTED_COMPILE") != "1":
+        setup(options=options)
     else:
-        setup(ext_modules=mypycify([*OPTIONS, *COMPILED]))
+        try:
+            from mypyc.build import mypycify
+        except ImportError:  # pip first asks what the build requires, then runs this file again with it installed
+            setup(options=options, setup_requires=["mypy >= 1.11", "attrs >= 23.2"])
+        else:
+            with open("pyproject.toml", "rb") as file:
+                modules = tomllib.load(file)["tool"]["rtmp-twisted"]["compiled"]
+            files = [module.replace(".", "/") + ".py" for module in modules]
+            setup(options=options, ext_modules=mypycify([*OPTIONS, *files], target_dir=build_base))

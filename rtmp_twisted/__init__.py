@@ -1,1 +1,1 @@
-"""An RTMP and RTMPS server for live broadcasting, on Twisted."""
+"""An RTMP and RTMPS server for live streaming, built on Twisted."""

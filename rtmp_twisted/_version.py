@@ -1,4 +1,4 @@
-"""The version, once; setup.cfg reads it from here."""
+"""The version. setup.cfg reads it from this file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""``python -m rtmp_twisted.healthcheck``: whether the server of this machine, or container, answers a client.
+"""``python -m rtmp_twisted.healthcheck``: tells whether the server on this machine, or in this container, is alive.
 
-Exit status 0 if it does, 1 with one line if not. Reads the same settings as the server, from the environment and
-``.env``; it does not see what was given as options. A program of its own: blocking, without Twisted.
+The exit status is 0 if the server answers an RTMP handshake. Otherwise it is 1, and one line says why. The settings are
+read from the environment and ``.env``, as the server does it; settings that the server got as options are not known
+here. This is a separate program with blocking I/O, without Twisted.
 """
 
 from __future__ import annotations
@@ -12,30 +13,28 @@ import sys
 from pathlib import Path
 
 from rtmp_twisted.settings import Settings, SettingsError
+from rtmp_twisted.wire.errors import ProtocolError
+from rtmp_twisted.wire.handshake import ClientHandshake
 
 SECONDS = 5.0
-"""For each step of the handshake."""
-
-_PART = 1536
+"""Time limit for each step of the handshake."""
 
 
 def check(settings: Settings) -> None:
-    """A handshake with RTMP_PORT. Raises OSError where it fails."""
+    """Makes an RTMP handshake with RTMP_PORT. Raises OSError if it fails."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind_address, settings.bind_address)
     with socket.create_connection((host, settings.rtmp_port), SECONDS) as connection:
-        hello = b"\x03" + bytes(8) + os.urandom(_PART - 8)
-        if host in settings.proxy_protocol_from:
-            hello = b"PROXY UNKNOWN\r\n" + hello
-        connection.sendall(hello)
-        answer = b""
-        while len(answer) < 1 + 2 * _PART:
+        handshake = ClientHandshake(os.urandom, lambda: 0)
+        header = b"PROXY UNKNOWN\r\n" if host in settings.proxy_protocol_from else b""
+        connection.sendall(header + handshake.start())
+        while not handshake.done:
             data = connection.recv(65536)
             if not data:
                 raise ConnectionError("the server closed the connection")
-            answer += data
-        if answer[0] != 3:
-            raise ConnectionError("what answers is no RTMP server")
-        connection.sendall(answer[1 : 1 + _PART])
+            try:
+                connection.sendall(handshake.receive(data))
+            except ProtocolError as problem:
+                raise ConnectionError(f"another program than an RTMP server answered: {problem}") from None
 
 
 def main() -> int:

@@ -1,17 +1,17 @@
-"""The log: one line per event, at the levels that the ``LOG_…`` settings turn on.
+"""The log: one line for each event, at the levels that the ``LOG_…`` settings turn on.
 
-The convention that `observer` reads, and that every module keeps to:
+All modules follow these conventions, which `observer` depends on:
 
-- Events come from a ``twisted.logger.Logger`` made at the top of the module: its namespace is the module's name,
-  which it finds out by itself, but not where the module is compiled (setup.py).
-- What belongs to one connection carries ``session`` (its number) and ``peer`` (its address without the port); an info
-  event with a ``session`` is what LOG_REQUESTS means. `SessionLog` adds both.
-- Trace events are debug events with ``trace=True``.
-- What comes from the network goes into a field of the format, never into the format itself.
+- Events come from a ``twisted.logger.Logger`` made at the top of the module. Its namespace is the module's name. The
+  Logger finds that name itself, except in a compiled module (setup.py), which passes ``__name__``.
+- An event of one connection has the fields ``session`` (the connection's number) and ``peer`` (its address without the
+  port). `SessionLog` adds both. LOG_REQUESTS is about info events with a ``session``.
+- A trace event is a debug event with ``trace=True``.
+- Text from the network is passed as a field of the format, never as part of the format itself.
 
-An info event of another package (Twisted's "Starting factory …") is a detail here and counts as debug.
+Info events of other packages (Twisted's "Starting factory …") are logged as debug events.
 
-tap.py makes the `LoggedService`; everything else makes Loggers and SessionLogs.
+tap.py makes the `LoggedService`; all other modules make Loggers and SessionLogs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from typing import IO, Any, Final, cast
 
@@ -29,18 +30,18 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from rtmp_twisted.log_stream import BackgroundStream, can_block
 from rtmp_twisted.settings import Settings
 
-_OWN: Final = __name__.partition(".")[0]
-_NAMES: Final = {LogLevel.warn: "warning"}
+_PACKAGE: Final = __name__.partition(".")[0]
 
 
 @frozen
 class SessionLog:
-    """A module's Logger with one connection's number and address bound.
+    """A module's Logger that adds one connection's number and address to each event.
 
-    ``debug_on`` and ``trace_on`` are LOG_DEBUG and LOG_TRACE: a hot path asks them before it computes what it would
-    log. Without that, a call whose level is off costs one call and builds no event.
+    ``debug_on`` and ``trace_on`` are the values of LOG_DEBUG and LOG_TRACE. A call whose level is off makes no event.
+    Code that runs for each message checks them itself, before it computes what it would log.
     """
 
     logger: Logger
@@ -67,12 +68,12 @@ class SessionLog:
         self.logger.error(message, session=self.session, peer=self.peer, **values)
 
     def failure(self, message: str, failure: Failure | None = None, **values: Any) -> None:
-        """A critical event with ``failure``'s traceback, or that of the exception being handled."""
+        """Logs a critical event with the traceback of ``failure``, or of the exception that is being handled."""
         self.logger.failure(message, failure, session=self.session, peer=self.peer, **values)
 
 
 def observer(settings: Settings, stream: IO[Any]) -> ILogObserver:
-    """Writes the events that the ``LOG_…`` settings let through to ``stream``, which may take text or bytes."""
+    """Makes an observer that writes the events that the ``LOG_…`` settings select to ``stream`` (of text or bytes)."""
     shown = {
         "critical": settings.log_error,
         "error": settings.log_error,
@@ -84,27 +85,28 @@ def observer(settings: Settings, stream: IO[Any]) -> ILogObserver:
     }
 
     def format_event(event: LogEvent) -> str | None:
-        kind = _kind(event)
-        return _lines(event, "info" if kind == "request" else kind) if shown[kind] else None
+        category = _category(event)
+        return _lines(event, "info" if category == "request" else category) if shown[category] else None
 
     return FileLogObserver(stream, format_event)
 
 
-def _kind(event: LogEvent) -> str:
+def _category(event: LogEvent) -> str:
+    """The level's name as it is logged, or "request" or "trace"."""
     level = event.get("log_level", LogLevel.info)
     if level is LogLevel.debug:
         return "trace" if event.get("trace") else "debug"
     if level is LogLevel.info:
         if "session" in event:
             return "request"
-        if str(event.get("log_namespace", "")).partition(".")[0] != _OWN:
+        if str(event.get("log_namespace", "")).partition(".")[0] != _PACKAGE:
             return "debug"
-    return _NAMES.get(level) or str(level.name)
+    return "warning" if level is LogLevel.warn else str(level.name)
 
 
-def _lines(event: LogEvent, kind: str) -> str:
-    """One line, and behind it, indented, a failure's traceback."""
-    parts = [formatTime(event.get("log_time")), kind]
+def _lines(event: LogEvent, level: str) -> str:
+    """Formats an event as one line. A failure's traceback follows it, indented."""
+    parts = [formatTime(event.get("log_time")), level]
     if "session" in event:
         parts.append(f"#{event['session']}")
     if event.get("peer"):
@@ -116,14 +118,14 @@ def _lines(event: LogEvent, kind: str) -> str:
     lines = [" ".join([*parts, printable(text or failure.getErrorMessage())])]
     try:
         traceback = failure.getTraceback()
-    except Exception as error:  # a broken __str__ in the traceback must not lose the event
+    except Exception as error:  # the event is logged even if a __str__ in the traceback raises
         traceback = f"(no traceback: {type(error).__name__})"
     lines += ["    " + printable(line) for line in traceback.splitlines()]
     return "\n".join(lines) + "\n"
 
 
 def printable(text: str) -> str:
-    r"""``text`` on one line: control characters, line separators and the like become ``\n``, ``\x1b``, ``\u2028``."""
+    r"""Returns ``text`` on one line: control characters and line separators become ``\n``, ``\x1b``, ``\u2028``."""
     if text.isprintable():
         return text
     return "".join(
@@ -133,17 +135,25 @@ def printable(text: str) -> str:
 
 
 class LoggedService(MultiService):
-    """The service that a twistd plugin's ``makeService`` returns, so that the log is `observer`'s.
+    """The root service that a twistd plugin's ``makeService`` returns. It makes twistd use this module's `observer`.
 
-    twistd looks for an ILogObserver on the application before it makes its own, and the application is what it hands
-    to ``setServiceParent``. ``twistd_options`` (the plugin's ``options.parent``) say where the log goes: ``--logfile``,
-    or standard output with ``--nodaemon``. With ``--syslog`` or ``--logger`` the log is Twisted's, of everything.
+    twistd uses the ILogObserver of the application, if it has one; the application is what twistd passes to
+    ``setServiceParent``. ``twistd_options`` (the plugin's ``options.parent``) say where the log goes: to ``--logfile``,
+    or to standard output with ``--nodaemon``. With ``--syslog`` or ``--logger`` Twisted makes the log, of all events.
     """
 
     def __init__(self, settings: Settings, twistd_options: Mapping[str, Any] | None) -> None:
         super().__init__()
-        stream = _stream(twistd_options or {"nodaemon": True})
-        self._observer = None if stream is None else observer(settings, stream)
+        self._stream = _stream(twistd_options or {"nodaemon": True})
+        self._observer = None if self._stream is None else observer(settings, self._stream)
+
+    def privilegedStartService(self) -> None:
+        from twisted.internet import reactor
+
+        # twistd may end the process with a signal, which skips what the stream does at an ordinary exit.
+        if isinstance(self._stream, BackgroundStream):
+            reactor.addSystemEventTrigger("after", "shutdown", self._stream.drain)
+        super().privilegedStartService()
 
     def setServiceParent(self, parent: Any) -> None:
         if self._observer is not None and isinstance(parent, Componentized):
@@ -152,7 +162,8 @@ class LoggedService(MultiService):
 
 
 class _LogFile(LogFile):
-    """A log file that SIGUSR1 rotates, as it does those of any twistd; with the next line that is written."""
+    """A log file that SIGUSR1 rotates, as for any other twistd service. The next line that is written goes to the new
+    file."""
 
     rotate_now = False
 
@@ -165,16 +176,36 @@ class _LogFile(LogFile):
 
 
 def _stream(options: Mapping[str, Any]) -> IO[Any] | None:
-    """Where twistd's options want the log; None where the choice is left to twistd."""
+    """Returns the stream that twistd's options ask for, or None if twistd makes the log itself."""
     name = options.get("logfile")
     if options.get("syslog") or options.get("logger") or (name == "-" and not options.get("nodaemon")):
         return None
     if name == "-" or (not name and options.get("nodaemon")):
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A line that the locale cannot write must not be lost.
-            sys.stdout.reconfigure(errors="backslashreplace")
-        return sys.stdout
+        return _standard_output()
     file = _LogFile.fromFullPath(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda *_: setattr(file, "rotate_now", True))
     return cast("IO[Any]", file)
+
+
+def _standard_output() -> IO[Any] | None:
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    if _can_block(stream):
+        return cast("IO[Any]", BackgroundStream(stream.fileno(), stream.encoding, _lost_message))
+    # A line with characters that the locale does not have is escaped, not lost.
+    stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
+def _can_block(stream: io.TextIOWrapper) -> bool:
+    try:
+        return can_block(stream.fileno())
+    except (OSError, ValueError):  # it is no open file
+        return False
+
+
+def _lost_message(count: int) -> str:
+    lines = "1 line is" if count == 1 else f"{count} lines are"
+    return f"{formatTime(time.time())} warning {lines} missing here: the log was not read in time\n"

@@ -1,7 +1,6 @@
-"""What a setting's text may look like: the kinds that settings.py's table is made of, and the ``.env`` file.
+"""The types of settings: what text each accepts, and how a value is shown. The table in settings.py is made of them.
 
-Used by settings.py, and by whoever needs `Networks`. Touches the file system to read ``.env`` and to see whether
-a named file can be read; nothing else.
+Used by settings.py, and by other modules for `Networks`. The only I/O is to see whether a named file can be read.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,14 +18,14 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 LONGEST_SHOWN: Final = 200
-"""Most characters of a wrong value that an error line repeats."""
+"""How many characters of a wrong value an error line repeats at most."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
 @define
 class SettingsError(Exception):
-    """The settings cannot be used. ``lines`` has one line for each mistake, none of which shows a secret."""
+    """The settings cannot be used. ``lines`` has one line for each mistake. No line shows a secret."""
 
     lines: list[str]
 
@@ -37,10 +35,10 @@ class SettingsError(Exception):
 
 @frozen
 class Kind(Generic[T]):
-    """One kind of setting.
+    """One type of setting.
 
-    ``accepts`` completes the sentence "it takes …"; ``parse`` raises ValueError; ``mask`` makes a value fit to be
-    shown, also one that is wrong.
+    ``accepts`` completes the sentence "it takes …". ``parse`` raises ValueError for text that it does not accept.
+    ``mask`` removes what is secret from a value, valid or not, before it is shown.
     """
 
     accepts: str
@@ -49,28 +47,30 @@ class Kind(Generic[T]):
 
     @property
     def secret(self) -> bool:
-        """Whether nothing of a value may ever be shown, and its blanks count."""
+        """Whether a value is never shown. Blanks at the ends of such a value are part of it."""
         return self.mask is mask_all
 
 
 @frozen
 class Networks:
-    """Addresses and networks, IPv4 and IPv6, or everyone (``*``)."""
+    """A set of addresses and networks, IPv4 and IPv6, or everyone (``*``)."""
 
     networks: tuple[Network, ...] = ()
     everyone: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Networks:
-        """Reads a comma-separated list. Raises ValueError, also for an empty item."""
-        items = [item.strip() for item in text.split(",")]
+        """Reads a comma-separated list and skips empty items. Raises ValueError, also for a list without any item."""
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        if not items:
+            raise ValueError
         networks = tuple(_network(item) for item in items if item != "*")
         return cls(networks, "*" in items)
 
     def __contains__(self, address: str) -> bool:
-        """Whether ``address`` (as a transport's peer has it) is one of these; an IPv4-mapped one counts as IPv4.
+        """Whether ``address`` (the host of a transport's peer) is in this set. An IPv4-mapped address counts as IPv4.
 
-        What is no address, such as the path of a UNIX socket, is in ``*`` only.
+        Text that is not an address, such as the path of a UNIX socket, is in ``*`` only.
         """
         if self.everyone or not self.networks:
             return self.everyone
@@ -93,7 +93,8 @@ EVERYONE: Final = Networks(everyone=True)
 
 
 def _network(text: str) -> Network:
-    """An address or a network. Bits behind the mask are let pass: the servers that this one replaces did so."""
+    """Reads an address or a network. Host bits may be set (``10.1.2.3/8``), as the servers that this one replaces
+    allowed it."""
     network = ip_network(text, strict=False)
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         mapped = IPv4Address(int(network.network_address) & 0xFFFFFFFF)
@@ -101,7 +102,7 @@ def _network(text: str) -> Network:
     return network
 
 
-def _parse_switch(text: str) -> bool:
+def _parse_boolean(text: str) -> bool:
     word = text.upper()
     if word in ("YES", "TRUE", "1", "ON"):
         return True
@@ -130,14 +131,14 @@ def _parse_word(text: str) -> str:
 
 
 def _parse_file(text: str) -> str:
-    """The file's absolute path: twistd may change the working directory before the file is read."""
+    """Returns the absolute path, because twistd may change the working directory before the file is read."""
     if not os.path.isfile(text) or not os.access(text, os.R_OK):
         raise ValueError
     return os.path.abspath(text)
 
 
-def number(lowest: int, highest: int) -> Kind[int]:
-    """A whole number in ASCII digits, both bounds included."""
+def integer(lowest: int, highest: int) -> Kind[int]:
+    """A whole number in ASCII digits. Both bounds are included."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", text) or not lowest <= int(text) <= highest:
@@ -148,7 +149,7 @@ def number(lowest: int, highest: int) -> Kind[int]:
 
 
 def one_of(*words: str) -> Kind[str]:
-    """One of these lower-case words, in any case."""
+    """One of ``words``, which are lower case. The text may be in any case."""
 
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -159,12 +160,12 @@ def one_of(*words: str) -> Kind[str]:
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:
-    """The same, but None where the setting is left empty."""
+    """The same type, but None if the setting is empty."""
     return Kind(kind.accepts, lambda text: kind.parse(text) if text else None, kind.mask)
 
 
 def url(*schemes: str, query: bool) -> Kind[str]:
-    """An absolute URL with a host. Neither its user and password nor its query is ever shown."""
+    """An absolute URL with a host. User name, password and query are never shown."""
 
     def parse(text: str) -> str:
         parts = urlsplit(text)
@@ -179,72 +180,25 @@ def url(*schemes: str, query: bool) -> Kind[str]:
 
 
 def mask_url(text: str) -> str:
-    """The URL with what may be secret in it left out; for text that is no URL, too."""
+    """Returns the URL without user name, password and query. The text need not be a valid URL."""
     text = re.sub(r"^([a-z]+://)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"\?.+", "?***", text, flags=re.DOTALL)
 
 
 def mask_all(text: str) -> str:
-    """Nothing of the text but whether there is any."""
+    """Returns asterisks, or nothing for an empty text."""
     return "***" if text else ""
 
 
-PORT: Final = number(1, 65535)
-SWITCH: Final = Kind("YES, TRUE, 1 or ON, or NO, FALSE, 0 or OFF", _parse_switch)
+PORT: Final = integer(1, 65535)
+BOOLEAN: Final = Kind("YES, TRUE, 1 or ON, or NO, FALSE, 0 or OFF", _parse_boolean)
 ADDRESS: Final = Kind("an IPv4 or IPv6 address of this machine", _parse_address)
 NETWORKS: Final = Kind(
-    "addresses and networks with commas between them, such as 127.0.0.1,10.0.0.0/8,2001:db8::/32, or *", Networks.parse
+    "addresses and networks separated by commas, such as 127.0.0.1,10.0.0.0/8,2001:db8::/32, or *", Networks.parse
 )
 TEXT: Final = Kind("text without control characters", _parse_text)
-WORD: Final = Kind("printable ASCII characters, no blanks", _parse_word)
+WORD: Final = Kind("printable ASCII characters without blanks", _parse_word)
 FILE: Final = Kind("the path of a file that can be read", _parse_file)
-WORDS: Final = Kind("words with blanks between them", lambda text: tuple(_parse_text(text).split()))
+WORDS: Final = Kind("words separated by blanks", lambda text: tuple(_parse_text(text).split()))
 SECRET: Final = Kind("text without control characters", _parse_text, mask_all)
-SECRET_WORD: Final = Kind("printable ASCII characters, no blanks", _parse_word, mask_all)
-
-_ASSIGNMENT: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*", re.DOTALL)
-_QUOTED: Final = re.compile(r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)')\s*(?:#.*)?""", re.DOTALL)
-_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}
-
-
-def read_dotenv(path: Path, mistakes: list[str]) -> dict[str, tuple[str, int]]:
-    """The variables that a ``.env`` file sets, each with its line's number; none where there is no such file.
-
-    A line is ``NAME=value``, perhaps behind ``export``; blank ones and those that begin with ``#`` do not count.
-    A value in single quotes is taken as it is, one in double quotes knows ``\\n \\r \\t \\" \\\\``, one
-    without quotes ends before ``#`` behind a blank. Nothing is expanded. Of two lines for one name the later counts.
-    Each wrong line adds one to ``mistakes``, which names the file and the line but never repeats it.
-    """
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        mistakes.append(f"{path}: cannot be read: {reason}")
-        return {}
-    found: dict[str, tuple[str, int]] = {}
-    for line_number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        assignment = _ASSIGNMENT.fullmatch(line)
-        value = _value(assignment[2]) if assignment else None
-        if assignment is None:
-            mistakes.append(f"{path}, line {line_number}: not of the form NAME=value")
-        elif value is None:
-            mistakes.append(f"{path}, line {line_number}: {assignment[1]}: a quote is not closed, or text follows it")
-        else:
-            found[assignment[1]] = value, line_number
-    return found
-
-
-def _value(text: str) -> str | None:
-    """What is right of the ``=``; None where its quotes are wrong."""
-    if not text.startswith(("'", '"')):
-        return re.split(r"(?:^|\s+)#", text, maxsplit=1)[0]
-    quoted = _QUOTED.fullmatch(text)
-    if quoted is None:
-        return None
-    if quoted[1] is None:
-        return quoted[2]
-    return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), quoted[1], flags=re.DOTALL)
+SECRET_WORD: Final = Kind("printable ASCII characters without blanks", _parse_word, mask_all)

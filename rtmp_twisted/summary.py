@@ -1,5 +1,7 @@
-"""What a server with given settings does and does not do, in lines for a person. Used by tap.py: at the start, and for
-``--check``. Pure; shows no secret."""
+"""The summary of the settings: which features are on and off, in lines for a person.
+
+process.py logs it at the start, and tap.py prints it for ``--check``. It shows no secret, and does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +16,51 @@ from rtmp_twisted.settings_types import mask_url
 
 @frozen
 class Feature:
-    """``detail`` says more of what is on, ``switch`` which settings turn on what is off."""
+    """Something that is on or off, or that can be done in several ways."""
 
     name: str
     on: bool
     detail: str = ""
-    switch: str = ""
+    """Shown if the feature is on."""
+
+    enabled_by: str = ""
+    """Shown if the feature is off: the settings that turn it on, or the one that turned it off."""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.detail}" if self.on else f"{self.name} ({self.switch})"
+        return f"{self.name}: {self.detail}" if self.on else f"{self.name} ({self.enabled_by})"
 
 
 def features(settings: Settings) -> Iterator[Feature]:
-    """Everything that can be on or off, or is done in one of several ways."""
+    """Yields all features, on and off."""
     one = settings
     yield Feature("RTMP", True, " ".join(one.listen) or _where(one.bind_address, one.rtmp_port))
     yield Feature("RTMPS", one.rtmps, _where(one.ssl_bind_address, one.ssl_port), "SSL_CERT and SSL_KEY")
     yield Feature("who may publish", True, _publishers(one))
     everyone = one.rtmp_play_whitelist.everyone
     yield Feature(
-        "who may play", True, "whoever has the key" + ("" if everyone else f", from {one.rtmp_play_whitelist}")
+        "who may play", True, "anyone with the key" + ("" if everyone else f", from {one.rtmp_play_whitelist}")
     )
     yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
     where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
     yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")
     limit = f"{one.max_ip_concurrent_connections} from one address"
     if one.concurrent_limit_whitelist:
-        limit += f", but not for {one.concurrent_limit_whitelist}"
+        limit += f", except for {one.concurrent_limit_whitelist}"
     everyone = one.concurrent_limit_whitelist.everyone
     yield Feature("limit of connections", not everyone, limit, "CONCURRENT_LIMIT_WHITELIST is *")
     bit_rate = f"{one.max_publish_kbps} kbit/s"
     yield Feature("limit of a publisher's bit rate", bool(one.max_publish_kbps), bit_rate, "MAX_PUBLISH_KBPS")
     proxies = f"from {one.proxy_protocol_from}"
     yield Feature("PROXY protocol", bool(one.proxy_protocol_from), proxies, "PROXY_PROTOCOL_FROM")
-    kept = "one group of pictures" if one.gop_cache_mode == "gop" else "all of a publish"
-    cache = f"{kept}, {one.gop_cache_size_mb} MB of a channel at most"
+    kept = "one group of pictures" if one.gop_cache_mode == "gop" else "the whole stream"
+    cache = f"{kept}, at most {one.gop_cache_size_mb} MB for each channel"
     yield Feature("cache for joining players", bool(one.gop_cache_size_mb), cache, "GOP_CACHE_SIZE_MB is 0")
-    yield Feature("compiled", not channel.__file__.endswith(".py"), "yes", "RTMP_TWISTED_COMPILE, when it is installed")
+    yield Feature("compiled", not channel.__file__.endswith(".py"), "yes", "RTMP_TWISTED_COMPILE=1 at the installation")
 
 
 def lines(settings: Settings) -> list[str]:
-    """A line for each feature that is on, one for all that are off, and one for each setting that is not at its
-    default."""
+    """Returns the summary: one line for each feature that is on, one line for all features that are off, and one line
+    for each setting that is not at its default."""
     found = list(features(settings))
     off = ", ".join(str(feature) for feature in found if not feature.on)
     return [
@@ -75,4 +80,4 @@ def _publishers(settings: Settings) -> str:
         return f"whoever the coordinator lets, {mask_url(settings.control_base_url)}"
     if settings.callback_url:
         return f"whoever the callback lets, {mask_url(settings.callback_url)}"
-    return "anyone (CALLBACK_URL or CONTROL_USE change that)"
+    return "anyone (set CALLBACK_URL or CONTROL_USE to change that)"

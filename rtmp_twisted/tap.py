@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -19,14 +20,17 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.memory import Memory
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import Running
+from rtmp_twisted.process import ProcessService, available_memory
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
 from rtmp_twisted.rtmp.listener import Listener
+from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.names import NameRules
 from rtmp_twisted.rtmp.poller import PublisherPoller
-from rtmp_twisted.rtmp.session import SessionOptions
+from rtmp_twisted.services import SequentialService
 from rtmp_twisted.settings import Settings, option_parameters
 from rtmp_twisted.settings_types import SettingsError
 from rtmp_twisted.summary import lines
@@ -71,9 +75,11 @@ def makeService(options: Options) -> IService:
         parts = assemble(settings, reactor)
     except SettingsError as error:
         raise SystemExit("\n".join(error.lines)) from None
-    Running(settings, reactor, lambda: reload(parts)).setServiceParent(root)
+    ProcessService(settings, reactor, lambda: reload(parts)).setServiceParent(root)
+    sequence = SequentialService()
     for part in parts:
-        part.setServiceParent(root)
+        part.setServiceParent(sequence)
+    sequence.setServiceParent(root)
     return root
 
 
@@ -87,13 +93,17 @@ def reload(parts: list[Service]) -> None:
 
 
 def assemble(settings: Settings, reactor: Any) -> list[Service]:
-    """The services, in the order in which they start; they stop in the opposite order."""
+    """Returns the services, in the order in which they start; each stops when the one behind it has stopped."""
     authority = publish_authority(settings, reactor)
     timed = timed_authority(settings, reactor, authority)
+    turns = Turns(reactor)
+    scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns)
+    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
+    turns.before = poller.poll_if_due
     broker = Broker(
         reactor,
         timed or authority,
-        FlushScheduler(settings.write_merge_ms / 1000, time.thread_time),
+        scheduler,
         ChannelOptions(
             chunk_size=settings.rtmp_chunk_size,
             cache_bytes=settings.gop_cache_size_mb * MEBIBYTE,
@@ -101,8 +111,9 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             merge_messages=settings.msg_buffer_size,
         ),
         settings.publish_takeover_seconds,
+        memory=Memory(settings.max_memory_mb * MEBIBYTE or available_memory() // 2, turns),
     )
-    gate = ConnectionLimits(
+    limits = ConnectionLimits(
         most_connections(settings.max_connections),
         settings.max_ip_concurrent_connections,
         settings.concurrent_limit_whitelist,
@@ -116,13 +127,13 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
             players=settings.rtmp_play_whitelist,
             max_publish_rate=settings.max_publish_kbps * 1000 / 8,
         ),
-        gate,
-        PublisherPoller(reactor, reactor),
+        limits,
+        poller,
         debug=settings.log_debug,
         trace=settings.log_trace,
     )
-    door = Listener(gate, factory, settings.proxy_protocol_from, reactor)
-    endpoints: list[Any] = [("RTMP", one, door) for one in rtmp_endpoints(settings, reactor)]
+    listener = Listener(limits, factory, settings.proxy_protocol_from, reactor)
+    endpoints: list[Any] = [("RTMP", one, listener) for one in rtmp_endpoints(settings, reactor)]
     services: list[Service] = [broker]
     if settings.rtmps:
         from rtmp_twisted.rtmp.tls import SecuredFactory
@@ -130,9 +141,9 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         certificates = rtmps_certificates(settings, reactor)
         secured = SecuredFactory(certificates, False, factory, reactor)
         where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
-        endpoints.append(("RTMPS", where, Listener(gate, secured, settings.proxy_protocol_from, reactor)))
+        endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
-    services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds))
+    services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     if isinstance(authority, Service):
         services.insert(0, authority)
     if settings.control_use:
@@ -161,6 +172,13 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     if timed is not None:
         services.append(operator_http(settings, reactor, broker, factory, timed, links))
     return services
+
+
+def fail(reactor: Any, line: str) -> None:
+    """Ends the running server in good order, with a line in the log and exit status 1."""
+    _log.error("{line}; the server is stopping", line=line)
+    atexit.register(os._exit, 1)  # twistd knows no other way to end with a status, once its reactor runs
+    reactor.stop()
 
 
 def rtmps_certificates(settings: Settings, reactor: Any) -> Any:

@@ -1,10 +1,11 @@
-"""``tools/bench``: that its chunk walker reads what the specification allows, that a fault of the server shows in the
-figures, and that the tool as a whole measures this project's own server."""
+"""``tools/bench``: its chunk walker reads all that the specification allows, a server's fault shows in the figures, and
+the whole tool measures this project's own server."""
 
 from __future__ import annotations
 
 import csv
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -28,7 +29,7 @@ STREAM = frames.Stream(2500)
 
 
 class Reader:
-    """A walker and what it told."""
+    """A walker, and what it has reported."""
 
     def __init__(self, collect: bool, shared: walker.Plans | None = None) -> None:
         self.frames: list[tuple[int, int]] = []
@@ -58,7 +59,7 @@ def audio(sequence: int, timestamp: int = 0, chunk_size: int = 128) -> bytes:
 
 
 def long_form(chunk: bytes, chunk_stream: int) -> bytes:
-    """A chunk with its one-byte basic header made into one of two or three bytes (section 5.3.1.1)."""
+    """A chunk with a basic header of two or three bytes in place of one (section 5.3.1.1)."""
     form = chunk[0] & 0xC0
     if chunk_stream < 320:
         return bytes([form, chunk_stream - 64]) + chunk[1:]
@@ -86,7 +87,7 @@ def interleaved() -> bytes:
 
 
 def short_headers() -> bytes:
-    """Type 1, 2 and 3 message headers, each taking over what the one before it said (section 5.3.1.2)."""
+    """Type 1, 2 and 3 message headers, each of which takes fields from the one before (section 5.3.1.2)."""
     body = [STREAM.body(1, sequence, 7) for sequence in range(4)]
     size = struct.pack(">I", len(body[0]))[1:]
 
@@ -161,7 +162,7 @@ class WalkerTests(SynchronousTestCase):
                 self.assertEqual(times, [timestamp for _, timestamp, _ in media], name)
 
     def test_every_split(self) -> None:
-        """In two pieces, cut anywhere; the plans come from another walker that saw the same."""
+        """In two pieces, cut anywhere; the plans come from another walker that was fed the same."""
         for name in ("several chunks", "short headers", "interleaved chunks", "an aborted message"):
             data, expected, _ = STREAMS[name]
             shared: walker.Plans = {}
@@ -180,7 +181,7 @@ class WalkerTests(SynchronousTestCase):
                     self.assertEqual(expected, reader.frames, f"{name}, pieces of {size}, collect={collect}")
 
     def test_a_known_frame_is_still_walked(self) -> None:
-        """One whose first bytes are known from another player, but whose chunks are not where they should be."""
+        """Its first bytes are known from another player, but its chunks are not where they should be."""
         shared: walker.Plans = {}
         Reader(False, shared).feed(video(1))
         broken = bytearray(video(1))
@@ -205,7 +206,7 @@ class WalkerTests(SynchronousTestCase):
         with self.assertRaises(walker.WalkError):
             Reader(False).feed(set_chunk_size(1))
 
-    def test_tells_of_a_ping(self) -> None:
+    def test_reports_a_ping(self) -> None:
         heads: list[bytes] = []
         reader = Reader(False)
         reader.walker.on_control = lambda type_id, head: heads.append(head) if rtmp.is_ping(type_id, head) else None
@@ -214,13 +215,13 @@ class WalkerTests(SynchronousTestCase):
 
 
 class StreamTests(SynchronousTestCase):
-    def test_is_as_fast_as_asked(self) -> None:
+    def test_bit_rate(self) -> None:
         for kbps in (500, 2500, 10_000):
             stream = frames.Stream(kbps)
             size = sum(stream.size(0, frame) for frame in range(60)) + sum(stream.size(1, frame) for frame in range(86))
             self.assertLess(abs(size * 8 / 2 / 1000 / kbps - 1), 0.02)
 
-    def test_a_frame_tells_who_it_is(self) -> None:
+    def test_frames_are_recognised(self) -> None:
         stream = frames.Stream(2500, start=100, end=200)
         for kind, type_id in ((0, rtmp.VIDEO), (1, rtmp.AUDIO)):
             for chunk_size in (128, 4096):
@@ -234,7 +235,7 @@ class StreamTests(SynchronousTestCase):
 
 
 class PlayerTests(SynchronousTestCase):
-    """A player that is fed by hand: its socket leads nowhere."""
+    """A player that is fed by the test; nobody reads its socket."""
 
     def setUp(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -255,7 +256,7 @@ class PlayerTests(SynchronousTestCase):
     def figures(self, player: client.Player) -> tuple[int, int, int, int]:
         return player.lost, player.dup, player.disorder, player.bad
 
-    def test_all_is_well(self) -> None:
+    def test_no_faults(self) -> None:
         for is_sampled in (False, True):
             times = [frames.timestamp(0, sequence) + 500 for sequence in (7, 8, 9)]
             player = self.player(is_sampled, *(video(7 + index, time) for index, time in enumerate(times)))
@@ -321,7 +322,7 @@ class UsageTests(SynchronousTestCase):
 
 
 def result(**changes: Any) -> runner.Result:
-    """A run in which all went well."""
+    """A run without faults."""
     values: dict[str, Any] = {
         field: 0 if kind == "int" else 1.0 if kind == "float" else "x"
         for field, kind in runner.Result.__annotations__.items()
@@ -335,14 +336,27 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual([0.1, 1.0, 10.0], [runner.percentile_ms(latencies, share) for share in (0.5, 0.99, 1)])
         self.assertEqual(0, runner.percentile_ms(Counter(), 0.5))
 
-    def test_median_hides_no_fault(self) -> None:
+    def test_medians_keep_faults(self) -> None:
         runs = [result(run=1), result(run=2, lost=3, delivered=0.9, lat_p50_ms=9.0), result(run=3, lat_p50_ms=2.0)]
         (row,) = report.medians(runs)
         self.assertEqual((3, 2.0, 3, 0.9), (row.run, row.lat_p50_ms, row.lost, row.delivered))
         self.assertFalse(row.is_right)
         self.assertTrue(runs[0].is_right)
 
-    def test_markdown_tells_faults_and_doubts(self) -> None:
+    def test_comparison(self) -> None:
+        """The ratio is the median of the pairs' ratios; a run whose partner failed does not count."""
+        cpu = {"before": (10.0, 20.0, 30.0, 5.0), "after": (11.0, 20.0, 36.0)}
+        runs = [
+            result(server=server, scenario="s", run=run, server_cpu_pct=value, lat_p50_ms=0.0)
+            for server, values in cpu.items()
+            for run, value in enumerate(values, 1)
+        ]
+        lines = [line.split() for line in report.comparison(runs, "before", "after")]
+        self.assertEqual(["s", "CPU", "%", "20.00", "20.00", "1.100", "1.00", "to", "1.20"], lines[1])
+        self.assertEqual(["p50", "ms", "0.00", "0.00", "1.000", "1.00", "to", "1.00"], lines[2])
+        self.assertEqual(1 + len(report.COMPARED), len(lines))
+
+    def test_markdown_lists_faults_and_doubts(self) -> None:
         path = Path(self.mktemp())
         rows = [result(server="a", lost=3), result(server="b", load_cpu_pct=97.0)]
         report.write_markdown(path, rows, ["x failed"], ["y is not here"], runner.Cores({0}, [1]))
@@ -383,6 +397,30 @@ class CommandLineTests(SynchronousTestCase):
         self.assertIn("| 3-players | rtmp-twisted | yes |", table)
         self.assertEqual("svg", ElementTree.fromstring(drawing).tag.rpartition("}")[2])
 
+    def test_compares_two_checkouts(self) -> None:
+        """Nothing is written into the other one, which may have no environment of its own."""
+        with tempfile.TemporaryDirectory() as directory:
+            other = Path(directory, "other")
+            ignored = shutil.ignore_patterns("__pycache__", "dropin.cache")
+            for name in "rtmp_twisted", "twisted":
+                shutil.copytree(TOOLS.parent / name, other / name, ignore=ignored)
+            for name in "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE":
+                shutil.copy(TOOLS.parent / name, other)
+            version = other / "rtmp_twisted/_version.py"
+            version.write_text(version.read_text().replace('"0.', '"77.'))
+            files = sorted(other.rglob("*"))
+            done = self.bench(
+                "--against", str(other), "--players", "2", "--seconds", "1", "--settle", "0.5", "--repeat", "1",
+                "--output", directory,
+            )  # fmt: skip
+            self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            self.assertEqual(files, sorted(other.rglob("*")))
+            with open(Path(directory, "results.csv"), newline="") as file:
+                rows = {row["server"]: row["version"] for row in csv.DictReader(file)}
+        self.assertEqual({peers.BEFORE, peers.AFTER}, set(rows))
+        self.assertTrue(rows[peers.BEFORE].startswith("77."), rows)
+        self.assertRegex(done.stdout, r"(?m)^2-players +CPU % +\d")
+
     def test_a_server_that_does_not_come_up(self) -> None:
         command = f"{sys.executable} -c 'import sys; sys.exit(\"no {{port}} today\")'"
         done = self.bench("--server", f"lazy={command}", "--only", "lazy", "--players", "1", "--repeat", "1")
@@ -394,6 +432,7 @@ class CommandLineTests(SynchronousTestCase):
         for arguments, reason in (
             (("--scenario", "none-such"), "there is no scenario none-such"),
             (("--only", "none-such"), "there is no server none-such"),
+            (("--against", "/none/such"), "/none/such is no checkout of this project"),
             (("--server", "x=serve"), "is not NAME=COMMAND"),
             (("--server", "x=/none/such {port}", "--only", "x", "--players", "1"), "x cannot be started"),
         ):

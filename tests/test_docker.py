@@ -1,6 +1,6 @@
-"""The container's files: compose.yml says nothing that the server does not know, and the health check tells the truth.
+"""The container's files: compose.yml uses only settings that exist, and the health check is right.
 
-tools/image-check builds and runs the image itself; it needs root, and minutes.
+tools/image-check builds and runs the image itself; it needs root, and takes minutes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ services:
       - LOG_DEBUG=NO
       - GOP_CACHE_SIZE_MB=0
 """
-"""What the servers that this one replaces publish in their READMEs, with the image's name changed."""
+"""From the READMEs of the servers that this one replaces, with the image's name changed."""
 
 
 class ComposeTests(SynchronousTestCase):
@@ -43,7 +43,7 @@ class ComposeTests(SynchronousTestCase):
         self.services: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yml").read_text())["services"]
 
     def servers(self) -> dict[str, dict[str, str]]:
-        """The environment of each service that is this server."""
+        """The environment of each service that runs this server."""
         ours = {name: one for name, one in self.services.items() if one.get("build") and "entrypoint" not in one}
         return {name: {key: str(value) for key, value in one["environment"].items()} for name, one in ours.items()}
 
@@ -77,7 +77,7 @@ class ComposeTests(SynchronousTestCase):
         self.assertEqual(settings.warnings(), [])
 
     def test_only_what_is_copied_is_sent(self) -> None:
-        """.dockerignore lets through what the Dockerfile copies, and nothing else."""
+        """.dockerignore admits exactly what the Dockerfile copies."""
         copied: set[str] = set()
         for line in (ROOT / "docker/Dockerfile").read_text().splitlines():
             if line.startswith("COPY ") and "--from" not in line:
@@ -93,7 +93,7 @@ class HealthTests(TestCase):
     timeout = 120
 
     async def check(self, **environment: str) -> tuple[int, list[str]]:
-        program = Program(self, sys.executable, "-m", "rtmp_twisted.healthcheck", PYTHONPATH=str(ROOT), **environment)
+        program = Program(self, sys.executable, "-m", "rtmp_twisted.healthcheck", **environment)
         return await within(program.ended), program.lines
 
     async def test_a_server(self) -> None:

@@ -1,4 +1,4 @@
-"""The documentation's commands, run as they stand, and its links and names."""
+"""The documentation: its commands are run as they stand, and its links and the names in it are checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from rtmp_twisted.misspelt import WELL_KNOWN
 from rtmp_twisted.settings import Settings
 from tests.support.clips import clip
 from tests.support.fakes import within
@@ -19,7 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob(
 
 
 def commands(page: str) -> list[str]:
-    """The commands in a page's shell blocks."""
+    """Returns the commands in a page's shell blocks."""
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
@@ -33,7 +34,7 @@ class CommandTests(TestCase):
         return server
 
     async def program(self, command: str, server: Server) -> Program:
-        """A command of a page, with the server's port, and a file where it names one."""
+        """Starts a command of a page, with the server's port and with files that exist."""
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
         video = await clip(self, "H.264", "AAC", kind="mp4")
@@ -99,12 +100,12 @@ class TextTests(SynchronousTestCase):
         self.assertEqual([page.name for page in PAGES[2:] if f"docs/{page.name}" not in text], [])
 
     def test_settings_exist(self) -> None:
-        """What looks like a setting in a page is one."""
+        """Every name in a page that looks like a setting is one."""
         known = {field.name.upper() for field in fields(Settings)}
         prefixes = {name.split("_")[0] for name in known if "_" in name} - {"MAX", "EXTERNAL"}
         for page in PAGES:
             for name in set(re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", page.read_text())):
-                if name.split("_")[0] in prefixes and not name.endswith("_") and name != "RTMP_TWISTED_COMPILE":
+                if name.split("_")[0] in prefixes and not name.endswith("_") and name not in WELL_KNOWN:
                     self.assertIn(name, known, page.name)
 
     def test_no_line_of_a_page_names_a_directory_of_somebody(self) -> None:

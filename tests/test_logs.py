@@ -1,14 +1,22 @@
-"""The log: which events it lets through, what a line looks like, that nothing forges one, and twistd's options."""
+"""The log: which events it writes, what a line looks like, that nothing forges one, twistd's options, and a log that
+nobody reads."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import select
 import signal
+import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.application.service import Application, IService, Service
 from twisted.internet.defer import Deferred
@@ -18,8 +26,12 @@ from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from rtmp_twisted import log_stream
+from rtmp_twisted.log_stream import BackgroundStream, can_block
 from rtmp_twisted.logs import LoggedService, SessionLog, observer, printable
 from rtmp_twisted.settings import Settings
+from tests.support.fakes import within
+from tests.support.programs import Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,6 +90,13 @@ class LevelTests(SynchronousTestCase):
         log = Log("twisted.internet", log_debug=True)
         log.logger.info("noise")
         self.assertEqual(log.text, "debug noise\n")
+
+    def test_trace_alone(self) -> None:
+        """LOG_TRACE without LOG_DEBUG: each message of a connection, and nothing else that is on by LOG_DEBUG."""
+        log = Log(log_trace=True)
+        log.session.debug("details")
+        log.session.trace("{kind}, {size} bytes", kind="audio", size=310)
+        self.assertEqual(log.text, "trace #12 192.0.2.1 audio, 310 bytes\n")
 
     def test_guards(self) -> None:
         """A level that is off builds no event."""
@@ -187,6 +206,21 @@ class LoggedServiceTests(SynchronousTestCase):
         for logfile in None, "-":
             found = self.observer_with({"nodaemon": True, "logfile": logfile})
             self.assertTrue(ILogObserver.providedBy(found))
+
+    def test_what_may_block_is_written_in_the_background(self) -> None:
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "w", encoding="ascii") as stream:
+            self.patch(sys, "stdout", stream)
+            write: Any = self.observer_with({"nodaemon": True})
+            Logger("rtmp_twisted.x", observer=write).info("é")
+            self.assertTrue(pipe.readline().endswith(b" info \\xe9\n"))
+
+    def test_a_file_is_written_at_once(self) -> None:
+        with open(self.mktemp(), "w+", encoding="ascii") as stream:
+            self.patch(sys, "stdout", stream)
+            write: Any = self.observer_with({"nodaemon": True})
+            Logger("rtmp_twisted.x", observer=write).info("é")
+            self.assertTrue(Path(stream.name).read_text().endswith(" info \\xe9\n"))
 
     def test_left_to_twistd(self) -> None:
         for options in {"syslog": True}, {"logger": "x.y"}, {"logfile": "-", "nodaemon": False}:
@@ -328,3 +362,247 @@ class RotationTests(SynchronousTestCase):
         self.assertIn("info one", Path(f"{file}.1").read_text())
         self.assertNotIn("info one", file.read_text())
         self.assertIn("info two", file.read_text())
+
+
+def lost(count: int) -> str:
+    return f"{count} lost\n"
+
+
+class BackgroundStreamTests(SynchronousTestCase):
+    """A log stream of which somebody, or nobody, reads the other end."""
+
+    def setUp(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self.addCleanup(self.close, self.reading)
+        self.addCleanup(self.close, self.writing)
+
+    def close(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+    def stream(self, **options: Any) -> BackgroundStream:
+        return BackgroundStream(self.writing, "utf-8", lost, **options)
+
+    def fill(self) -> bytes:
+        """Fills the pipe to the last byte; returns what is in it."""
+        os.set_blocking(self.writing, False)
+        filled = b""
+        for size in 4096, 1:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    filled += b"x" * os.write(self.writing, b"x" * size)
+        os.set_blocking(self.writing, True)
+        return filled
+
+    def read_until(self, wanted: bytes) -> bytes:
+        """Reads until ``wanted`` has come."""
+        found = b""
+        while not found.endswith(wanted):
+            self.assertTrue(select.select([self.reading], [], [], 30)[0], f"{wanted!r} did not come: {found[-200:]!r}")
+            found += os.read(self.reading, 65536)
+        return found
+
+    def eventually(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not condition():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)
+
+    def test_order(self) -> None:
+        stream = self.stream()
+        text = [f"{number} é \ud800\n" for number in range(2000)]
+        for line in text:
+            self.assertEqual(stream.write(line), len(line))
+            stream.flush()
+        self.assertEqual(
+            self.read_until(b"1999 \xc3\xa9 \\ud800\n").decode(), "".join(text).replace("\ud800", "\\ud800")
+        )
+
+    def test_nobody_reads(self) -> None:
+        """What is over the bound is dropped; its number stands where it would have been."""
+        filled = self.fill()
+        stream = self.stream(max_waiting=100)
+        for number in range(20):
+            stream.write(f"line {number:4}\n")
+        found = self.read_until(b"lost\n").removeprefix(filled).decode()
+        self.assertEqual(found, "".join(f"line {number:4}\n" for number in range(10)) + "10 lost\n")
+        stream.write("again\n")
+        self.assertEqual(self.read_until(b"\n"), b"again\n")
+
+    def test_nothing_is_taken_between_what_was_lost_and_its_number(self) -> None:
+        self.fill()
+        stream = self.stream(max_waiting=10)
+        stream.write("12345678\n")
+        stream.write("12345678\n")
+        stream.write("\n")  # would fit
+        self.assertTrue(self.read_until(b"lost\n").endswith(b"x12345678\n2 lost\n"))
+
+    def test_whole_lines(self) -> None:
+        """A write is no larger than what a pipe takes in one piece, unless a single line is."""
+        sizes: list[int] = []
+        write = os.write
+
+        def spy(descriptor: int, data: bytes) -> int:
+            sizes.append(len(data))
+            return write(descriptor, data)
+
+        self.fill()
+        stream = self.stream()
+        stream.write("first\n")
+        self.eventually(lambda: not stream._waiting)
+        self.patch(os, "write", spy)
+        for _ in range(100):
+            stream.write("a" * 99 + "\n")
+        stream.write("b" * 10_000 + "\n")
+        stream.write("last\n")
+        self.read_until(b"last\n")
+        self.assertEqual(sizes, [4000, 4000, 2000, 10_001, 5])
+
+    def test_the_open_file_does_not_block(self) -> None:
+        """Another process that shares it has made it so."""
+        filled = self.fill()
+        os.set_blocking(self.writing, False)
+        stream = self.stream()
+        stream.write("a\n")
+        time.sleep(0.05)
+        self.assertEqual(self.read_until(b"a\n"), filled + b"a\n")
+
+    def test_the_reader_goes_and_another_one_comes(self) -> None:
+        path = self.mktemp()
+        os.mkfifo(path)
+        os.close(self.reading)
+        os.close(self.writing)
+        self.reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.writing = os.open(path, os.O_WRONLY)
+        stream = self.stream()
+        stream.write("a\n")
+        self.read_until(b"a\n")
+        os.close(self.reading)
+        for line in "b\n", "c\n":
+            stream.write(line)
+            stream.drain()
+        self.reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        stream.write("d\n")
+        self.assertEqual(self.read_until(b"lost\n"), b"3 lost\n")
+        stream.write("e\n")
+        self.assertEqual(self.read_until(b"\n"), b"e\n")
+
+    def test_drain(self) -> None:
+        stream = self.stream()
+        stream.drain()
+        for _ in range(100):
+            stream.write("a" * 99 + "\n")
+        stream.drain()
+        self.assertEqual(len(os.read(self.reading, 65536)), 10_000)
+
+    def test_drain_has_an_end(self) -> None:
+        self.patch(log_stream, "LAST_LINES_SECONDS", 0.3)
+        self.fill()
+        stream = self.stream()
+        stream.write("a\n")
+        for least, most in (0.3, 30), (0.0, 0.3):
+            start = time.monotonic()
+            stream.drain()
+            self.assertTrue(least <= time.monotonic() - start < most)
+        self.read_until(b"a\n")
+
+    def test_no_thread_left(self) -> None:
+        """Nothing raises; the next line is the occasion to try again."""
+        stream = self.stream()
+        with self.patched_start():
+            stream.write("a\n")
+        stream.write("b\n")
+        self.assertEqual(self.read_until(b"b\n"), b"a\nb\n")
+
+    def patched_start(self) -> contextlib.AbstractContextManager[object]:
+        def refuse(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        return mock.patch.object(threading.Thread, "start", refuse)
+
+    def test_can_block(self) -> None:
+        self.assertTrue(can_block(self.writing))
+        one, other = socket.socketpair()
+        ours, theirs = os.openpty()
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
+        with one, other, open(self.mktemp(), "w") as file, open(os.devnull, "w") as null:
+            self.assertTrue(can_block(one.fileno()))
+            self.assertTrue(can_block(theirs))
+            self.assertFalse(can_block(file.fileno()))
+            self.assertFalse(can_block(null.fileno()))
+
+
+class UnreadServer(Server):
+    """A server whose output can be left unread."""
+
+    def __init__(self, case: Any, **settings: str) -> None:
+        self.exited: Deferred[None] = Deferred()
+        super().__init__(case, **settings)
+
+        case.addCleanup(self.read_again)  # else its end is not noticed
+
+    def stop_reading(self) -> None:
+        self._process.pipes[1].stopReading()
+
+    def read_again(self) -> None:
+        if 1 in self._process.pipes:
+            self._process.pipes[1].startReading()
+
+    def processExited(self, reason: Failure) -> None:
+        self.exited.callback(None)
+
+
+class UnreadTests(TestCase):
+    """The real server, with a real pipe that nobody reads."""
+
+    timeout = 120
+    CONNECTIONS = 2500
+
+    async def crowd(self) -> UnreadServer:
+        """A server to which, unread, far more connections have come than the lines in pipe and queue are of."""
+        server = UnreadServer(self, log_debug="YES")
+        await server.up()
+        server.stop_reading()
+        for _ in range(self.CONNECTIONS):
+            with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+                connection.sendall(b"G")
+                # The server closes or resets it. A server that waits for its log does nothing, until this times out.
+                with contextlib.suppress(ConnectionResetError):
+                    self.assertEqual(connection.recv(1), b"")
+        return server
+
+    async def test_the_server_goes_on(self) -> None:
+        server = await self.crowd()
+        with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+            connection.sendall(b"\x03" + bytes(1536))
+            self.assertEqual(connection.recv(1), b"\x03")
+        server.read_again()
+        match = await server.until(r"^\S+ warning ([0-9]+) lines are missing here: the log was not read in time$")
+        missing = server.lines.index(match.string)
+        before = [line for line in server.lines[:missing] if " #" in line]
+        self.assertGreater(sum(len(line) + 1 for line in before), log_stream.MAX_WAITING)
+        # Two lines for each connection, and one or two for the last one.
+        self.assertIn(len(before) + int(match[1]) - 2 * self.CONNECTIONS, (1, 2))
+        server.signal(signal.SIGHUP)
+        await server.until("no certificates to read again")
+
+    async def test_the_end_comes(self) -> None:
+        """What could not be written does not hold up the end for long; what still fits is written."""
+        server = await self.crowd()
+        server.signal(signal.SIGTERM)
+        start = time.monotonic()
+        await within(server.exited)
+        self.assertLess(time.monotonic() - start, 30)
+        server.read_again()
+        self.assertEqual(await within(server.ended), 0)
+
+    async def test_the_last_lines(self) -> None:
+        server = UnreadServer(self)
+        await server.up()
+        server.stop_reading()
+        server.signal(signal.SIGTERM)
+        await within(server.exited)
+        server.read_again()
+        await within(server.ended)
+        self.assertIn("SIGTERM: the server is stopping", server.lines[-1])

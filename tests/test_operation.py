@@ -1,4 +1,4 @@
-"""The server as whoever operates it meets it: --check, what the start says, LISTEN, signals, what an end waits for."""
+"""The server as its operator sees it: --check, the lines at the start, LISTEN, signals, and what a stop waits for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import Networks
 from rtmp_twisted.summary import features, lines
 from tests.support.fakes import reactor, read_token, until, within
-from tests.support.programs import ROOT, Program, Server, free_port
+from tests.support.programs import SEARCH_PATH, Program, Server, free_port
 from tests.support.rtmp_client import RTMPClient, aac, client
 
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -30,7 +30,7 @@ SECRET = "s3cr3t-of-at-least-thirty-two-bytes"
 class SummaryTests(SynchronousTestCase):
     def test_defaults(self) -> None:
         found = {feature.name: feature.on for feature in features(Settings())}
-        del found["compiled"]  # is no setting
+        del found["compiled"]  # not a setting
         on = {"RTMP", "who may publish", "who may play", "limit of connections", "cache for joining players"}
         self.assertEqual({name for name, is_on in found.items() if is_on}, on)
 
@@ -69,10 +69,10 @@ class CheckTests(TestCase):
 
     def check(self, *options: str, **environment: str) -> Program:
         command = (sys.executable, "-c", TWISTD, "-n", "--pidfile=", "rtmp", "--check", *options)
-        return Program(self, *command, PYTHONPATH=str(ROOT), **environment)
+        return Program(self, *command, **environment)
 
     async def test_good(self) -> None:
-        with socket.socket() as taken:  # a server that runs is no mistake
+        with socket.socket() as taken:  # a port that a running server uses is no error
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
@@ -121,7 +121,7 @@ class ListenTests(TestCase):
         await within(connection.lost)
 
     async def test_several(self) -> None:
-        """RTMP_PORT is not listened on then; it still is what callbacks are told."""
+        """The server does not listen on RTMP_PORT then; callbacks still get that port."""
         path = Path(self.mktemp()).absolute()
         port = free_port()
         server = Server(self, listen=f"tcp:{port}:interface=127.0.0.1 unix:{path}")
@@ -135,7 +135,7 @@ class ListenTests(TestCase):
         self.assertEqual(await within(server.ended), 0, str(server))
 
     async def test_socket_activation(self) -> None:
-        """The socket is one that this process did not open, as from systemd."""
+        """Another process has opened the socket, as systemd does."""
         script = f"""
 import os, socket, sys
 listening = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -144,7 +144,7 @@ os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAM
 os.execv(sys.executable, [sys.executable, "-c", {TWISTD!r}, "-n", "--pidfile=", "rtmp",
                           "--listen=systemd:domain=INET6:name=rtmp"])
 """
-        server = Program(self, sys.executable, "-c", script, PYTHONPATH=str(ROOT))
+        server = Program(self, sys.executable, "-c", script)
         match = await server.until(r"RTMP on \[::\]:([0-9]+)")
         await self.check(await client(int(match[1])))
         server.signal(signal.SIGTERM)
@@ -166,7 +166,7 @@ class HangUpTests(TestCase):
         port = free_port()
         ours, theirs = pty.openpty()
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "rtmp", f"--rtmp-port={port}"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": SEARCH_PATH}
         with subprocess.Popen(
             command, stdin=theirs, stdout=subprocess.PIPE, text=True, cwd=self.folder(), env=environment
         ) as server:
@@ -174,7 +174,7 @@ class HangUpTests(TestCase):
             os.close(theirs)
             assert server.stdout is not None
             self.wait_for(server, "RTMP on ")
-            server.send_signal(signal.SIGHUP)  # while it is there: somebody wants the certificates read
+            server.send_signal(signal.SIGHUP)  # with a terminal it means: read the certificates again
             self.wait_for(server, "no certificates")
             os.close(ours)
             server.send_signal(signal.SIGHUP)
@@ -198,7 +198,7 @@ class DrainTests(TestCase):
     timeout = 60
 
     async def test_stop_events_are_waited_for(self) -> None:
-        """A publish is on air at the end, and the application takes its time with the answer to the stop."""
+        """A publish is on air at the stop, and the application answers its stop event late."""
         events: list[str] = []
         pending: list[Request] = []
 
@@ -233,7 +233,7 @@ class DrainTests(TestCase):
 
 
 def pause(seconds: float) -> Deferred[None]:
-    """Not to wait for anything: to see that nothing happens."""
+    """Waits for a fixed time, in which nothing should happen."""
     done: Deferred[None] = Deferred()
     reactor.callLater(seconds, done.callback, None)
     return done

@@ -1,14 +1,16 @@
-"""The package as others get it: a wheel, built from the checkout and installed into an environment of its own."""
+"""The package as users get it: a wheel that is built from the checkout and installed into an environment of its own."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import shutil
 import site
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 from configparser import ConfigParser
 from pathlib import Path
@@ -21,7 +23,7 @@ TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """What the command prints; it must succeed. No PYTHONPATH shows it this checkout."""
+    """Returns what the command prints; it must succeed. It has no PYTHONPATH, so it does not find this checkout."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RTMP_TWISTED"))}
     done = subprocess.run(
         [str(word) for word in command],
@@ -65,8 +67,8 @@ class WheelTests(SynchronousTestCase):
         self.check_content(wheel)
         self.check_sdist(sdist)
 
-        # The dependencies come from the running environment; only their folder is named, so that its own .pth files,
-        # among them that of an editable install of this very package, do not count.
+        # The dependencies come from the running environment. A .pth file names only their folder, so that the .pth
+        # files in it have no effect: one of them is that of an editable install of this package.
         environment = folder / "environment"
         venv.create(environment, with_pip=False)
         python = environment / "bin" / "python"
@@ -110,9 +112,29 @@ class WheelTests(SynchronousTestCase):
         )
 
 
+class CompiledTests(SynchronousTestCase):
+    """The list of modules in pyproject.toml that can be compiled."""
+
+    def setUp(self) -> None:
+        settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        self.modules: list[str] = settings["tool"]["rtmp-twisted"]["compiled"]
+
+    def test_listed_modules_exist(self) -> None:
+        for module in self.modules:
+            self.assertTrue((ROOT / (module.replace(".", "/") + ".py")).exists(), module)
+
+    def test_what_runs_is_what_was_asked_for(self) -> None:
+        """With RTMP_TWISTED_COMPILE=1 ./tools/test runs these very tests against the compiled modules."""
+        is_wanted = os.environ.get("RTMP_TWISTED_COMPILE") == "1"
+        for module in self.modules:
+            file = importlib.import_module(module).__file__
+            assert file is not None
+            self.assertEqual(file.endswith(".so"), is_wanted, file)
+
+
 class MetadataTests(SynchronousTestCase):
     def test_dependencies_are_declared(self) -> None:
-        """Whatever the package imports comes from the standard library, from itself, or from install_requires."""
+        """All that the package imports is in the standard library, in itself, or in install_requires."""
         config = ConfigParser()
         config.read(ROOT / "setup.cfg")
         required = config["options"]["install_requires"].split("\n")
@@ -123,7 +145,11 @@ class MetadataTests(SynchronousTestCase):
         self.assertEqual(imported - allowed - sys.stdlib_module_names, set())
 
     def test_tools_can_be_run(self) -> None:
-        for tool in [".ci/run", *(f"tools/{path.name}" for path in (ROOT / "tools").iterdir() if not path.suffix)]:
+        for tool in [
+            ".ci/run",
+            ".ci/long",
+            *(f"tools/{path.name}" for path in (ROOT / "tools").iterdir() if not path.suffix),
+        ]:
             if (ROOT / tool).is_file():
                 self.assertTrue(os.access(ROOT / tool, os.X_OK), tool)
                 if "bash" in (ROOT / tool).read_text().splitlines()[0]:

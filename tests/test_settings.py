@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from attrs import evolve
 from twisted.python.usage import Options
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from rtmp_twisted import misspelt
+from rtmp_twisted.dotenv import Dotenv
 from rtmp_twisted.settings import Settings, SettingsError, markdown_table, option_parameters
-from rtmp_twisted.settings_types import EVERYONE, Networks, mask_url, read_dotenv
+from rtmp_twisted.settings_types import EVERYONE, Networks, mask_url
+from tests.support.fakes import within
+from tests.support.programs import ROOT, Program
 
 HERE = Path(__file__)
 SECRET = "s3cret-hunter2"
@@ -60,6 +65,7 @@ DOCUMENTED = {
     "LOG_TRACE": False,
     "GOP_CACHE_MODE": "gop",
     "WRITE_MERGE_MS": 100,
+    "MAX_MEMORY_MB": 0,
     "PUBLISH_TAKEOVER_SECONDS": 3,
     "MAX_PUBLISH_KBPS": 0,
     "MAX_CONNECTIONS": 0,
@@ -77,7 +83,7 @@ GOOD: list[tuple[str, str, object]] = [
     ("RTMP_PORT", " 1936 ", 1936),
     ("RTMP_PORT", "65535", 65535),
     ("RTMP_CHUNK_SIZE", "128", 128),
-    ("RTMP_CHUNK_SIZE", "65536", 65536),
+    ("RTMP_CHUNK_SIZE", "16777215", 16_777_215),
     ("GOP_CACHE_SIZE_MB", "0", 0),
     ("SSL_CHECK_RELOAD_SECONDS", "0", 0),
     ("REDIS_USE", "yes", True),
@@ -94,6 +100,8 @@ GOOD: list[tuple[str, str, object]] = [
     ("BIND_ADDRESS", "localhost", "127.0.0.1"),
     ("RTMP_PLAY_WHITELIST", "*", EVERYONE),
     ("PLAY_ALLOWED_FROM", "10.1.2.3/8, ::1", Networks.parse("10.0.0.0/8,::1")),
+    ("PLAY_ALLOWED_FROM", ",10.0.0.0/8,, ::1, ", Networks.parse("10.0.0.0/8,::1")),
+    ("CONCURRENT_LIMIT_WHITELIST", "*,", EVERYONE),
     ("CALLBACK_URL", "https://user:pw@example.net:8443/cb?x=1", "https://user:pw@example.net:8443/cb?x=1"),
     ("CALLBACK_URL", "http://[::1]:80", "http://[::1]:80"),
     ("CONTROL_BASE_URL", "wss://10.0.0.0:8080/", "wss://10.0.0.0:8080/"),
@@ -104,6 +112,7 @@ GOOD: list[tuple[str, str, object]] = [
     ("LISTEN", "unix:/run/a  tcp:1936:interface=\\:\\:1", ("unix:/run/a", "tcp:1936:interface=\\:\\:1")),
     ("WRITE_MERGE_MS", "0", 0),
     ("WRITE_MERGE_MS", "1000", 1000),
+    ("MAX_MEMORY_MB", "1024", 1024),
     ("SHUTDOWN_GRACE_SECONDS", "60", 60),
 ]
 
@@ -118,8 +127,8 @@ BAD = [
     ("RTMP_PORT", "1935.0", "from 1 to 65535"),
     ("RTMP_PORT", "١٩٣٥", "from 1 to 65535"),
     ("RTMP_PORT", "9" * 5000, "from 1 to 65535"),
-    ("RTMP_CHUNK_SIZE", "127", "from 128 to 65536"),
-    ("RTMP_CHUNK_SIZE", "65537", "from 128 to 65536"),
+    ("RTMP_CHUNK_SIZE", "127", "from 128 to 16777215"),
+    ("RTMP_CHUNK_SIZE", "16777216", "from 128 to 16777215"),
     ("MSG_BUFFER_SIZE", "0", "from 1 to"),
     ("ID_MAX_LENGTH", "0", "from 1 to 65535"),
     ("MAX_IP_CONCURRENT_CONNECTIONS", "0", "from 1 to"),
@@ -132,7 +141,7 @@ BAD = [
     ("BIND_ADDRESS", "1.2.3.4:1935", "IPv4 or IPv6 address"),
     ("RTMP_PLAY_WHITELIST", "10.0.0.0/33", "addresses and networks"),
     ("RTMP_PLAY_WHITELIST", ",", "addresses and networks"),
-    ("RTMP_PLAY_WHITELIST", "127.0.0.1,", "addresses and networks"),
+    ("RTMP_PLAY_WHITELIST", " , ", "addresses and networks"),
     ("RTMP_PLAY_WHITELIST", "127.0.0.1 10.0.0.0/8", "addresses and networks"),
     ("CONCURRENT_LIMIT_WHITELIST", "office", "addresses and networks"),
     ("PROXY_PROTOCOL_FROM", "1.2.3", "addresses and networks"),
@@ -147,7 +156,7 @@ BAD = [
     ("CONTROL_BASE_URL", "coordinator", "ws:// or wss:// URL"),
     ("CONTROL_BASE_URL", "ws://example.net/?a=b", "without a query"),
     ("EXTERNAL_PORT", "auto", "from 1 to 65535"),
-    ("EXTERNAL_IP", "10.0.0.1\r\nx-evil: 1", "no blanks"),
+    ("EXTERNAL_IP", "10.0.0.1\r\nx-evil: 1", "without blanks"),
     ("CUSTOM_JWT_SUBJECT", "a\x00b", "without control characters"),
     ("GOP_CACHE_MODE", "all", "gop or stream"),
     ("SSL_CERT", "/nonexistent/fullchain.pem", "file that can be read"),
@@ -364,12 +373,20 @@ class NetworksTests(SynchronousTestCase):
 
 
 class DotenvTests(SynchronousTestCase):
-    def read(self, content: bytes) -> tuple[dict[str, str], list[str]]:
-        file = Path(self.mktemp())
-        file.write_bytes(content)
-        mistakes: list[str] = []
-        values = {name: value for name, (value, _) in read_dotenv(file, mistakes).items()}
-        return values, [mistake.removeprefix(str(file)) for mistake in mistakes]
+    def read(self, content: bytes, environ: dict[str, str] | None = None) -> Dotenv:
+        self.file = Path(self.mktemp())
+        self.file.write_bytes(content)
+        return Dotenv.read(self.file, environ or {})
+
+    def values(self, content: bytes, environ: dict[str, str] | None = None) -> dict[str, str]:
+        found = self.read(content, environ)
+        self.assertEqual(found.mistakes, [], content)
+        return {name: value for name, (value, _) in found.values.items()}
+
+    def mistakes(self, content: bytes) -> list[str]:
+        found = self.read(content)
+        self.assertEqual(found.values, {})
+        return [mistake.removeprefix(str(self.file)) for mistake in found.mistakes]
 
     def test_good_lines(self) -> None:
         for line, value in (
@@ -381,7 +398,6 @@ class DotenvTests(SynchronousTestCase):
             (b"A=b#c", "b#c"),
             (b"A=b # c", "b"),
             (b"A=b=c", "b=c"),
-            (b"A=$B", "$B"),
             (b"A='b # $c \\n'", "b # $c \\n"),
             (b"A=''", ""),
             (b'A="b \\"c\\" \\\\ \\n" # d', 'b "c" \\ \n'),
@@ -391,22 +407,18 @@ class DotenvTests(SynchronousTestCase):
             (b"# B=c\n\n   \nA=b", "b"),
             (b"A=a\nA=b", "b"),
         ):
-            self.assertEqual(self.read(line + b"\n"), ({"A": value}, []), line)
+            self.assertEqual(self.values(line + b"\n"), {"A": value}, line)
 
     def test_wrong_lines(self) -> None:
         for line in [b"secret", b"=secret", b"1A=secret", b"A B=secret", b"A: secret", b"export A"]:
-            self.assertEqual(self.read(b"#\n" + line), ({}, [", line 2: not of the form NAME=value"]))
+            self.assertEqual(self.mistakes(b"#\n" + line), [", line 2: not of the form NAME=value"])
         for line in [b"A='secret", b'A="secret', b"A='secret' more", b'A="secret\\"']:
-            wanted = ", line 1: A: a quote is not closed, or text follows it"
-            self.assertEqual(self.read(line), ({}, [wanted]))
+            self.assertEqual(self.mistakes(line), [", line 1: A: a quote is not closed, or text follows it"])
 
     def test_unreadable(self) -> None:
-        self.assertEqual(self.read(b"A=\xff"), ({}, [": cannot be read: it is not UTF-8 text"]))
-        mistakes: list[str] = []
-        self.assertEqual(read_dotenv(Path(self.mktemp()), mistakes), {})
-        self.assertEqual(mistakes, [])
-        read_dotenv(Path("/"), mistakes)
-        self.assertEqual(len(mistakes), 1)
+        self.assertEqual(self.mistakes(b"A=\xff"), [": cannot be read: it is not UTF-8 text"])
+        self.assertEqual(Dotenv.read(Path(self.mktemp()), {}), Dotenv())
+        self.assertEqual(len(Dotenv.read(Path("/"), {}).mistakes), 1)
 
     def test_mistakes_join_the_others(self) -> None:
         file = Path(self.mktemp())
@@ -416,3 +428,200 @@ class DotenvTests(SynchronousTestCase):
             [line.partition(": ")[0] for line in error.lines],
             [f"{file}, line 1", "RTMP_PORT (.env, line 2)", "REDIS_PORT"],
         )
+
+    def test_variables(self) -> None:
+        """In the manner of godotenv and dotenvy; A is set by an earlier line, B by the environment, C by both."""
+        for text, value in (
+            (b"$A", "a"),
+            (b"${A}", "a"),
+            (b"x${A}y$A-$B", "xaya-b"),
+            (b"$A$A", "aa"),
+            (b"$C", "c of the environment"),
+            (b"$EMPTY.", "."),
+            (b"$EMPTY_IN_ENVIRONMENT.", "."),
+            (b"$EMPTY_THERE_BUT_SET_HERE", "here"),
+            (b'"$A ${B} \\n"', "a b \n"),
+            (b"'$A ${B}'", "$A ${B}"),
+            (b"\\$A", "$A"),
+            (b"\\${A} ${A}", "${A} a"),
+            (b'"\\$A"', "$A"),
+            (b'"\\\\$A"', "\\a"),
+            (b"\\A", "\\A"),
+            (b"$A # $B", "a"),
+            (b"$HASH", "x # y"),
+            (b"$DOLLAR", "$A"),
+            (b"${DOTTED.NAME}", "d"),
+            (b"a$", "a$"),
+            (b"$-", "$-"),
+            (b"$$A", "$a"),
+        ):
+            lines = (
+                b"A=a\nC=c\nEMPTY=\nEMPTY_THERE_BUT_SET_HERE=here\nHASH='x # y'\nDOLLAR='$A'\nDOTTED.NAME=d\nX=" + text
+            )
+            environ = {
+                "B": "b",
+                "C": "c of the environment",
+                "EMPTY_IN_ENVIRONMENT": "",
+                "EMPTY_THERE_BUT_SET_HERE": "",
+            }
+            self.assertEqual((text, self.values(lines, environ)["X"]), (text, value))
+            self.assertEqual(self.read(lines, environ).warnings, [])
+
+    def test_what_is_not_set_is_kept_with_a_warning(self) -> None:
+        for text in b"$SET_LATER", b"pa${secret", b"pa$secret", b'"pa${secret}"', b"pa$5", b"$X":
+            found = self.read(b"#\nX=" + text + b"\nSET_LATER=1\n")
+            self.assertEqual(found.values["X"], (text.decode().strip('"'), 2))
+            [warning] = found.warnings
+            self.assertTrue(warning.startswith("X (.env, line 2): the variable after a $ is not set"), warning)
+            self.assertNotIn("secret", warning)
+
+    def test_in_settings(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("NAME=live.example.net\nCALLBACK_URL=https://$NAME/cb\nJWT_SECRET=a$bc\n")
+        loaded = Settings.load({}, None, file)
+        self.assertEqual((loaded.callback_url, loaded.jwt_secret), ("https://live.example.net/cb", "a$bc"))
+        [warning] = loaded.warnings()
+        self.assertTrue(warning.startswith("JWT_SECRET (.env, line 3): the variable after a $ is not set"), warning)
+
+
+SHELL = """
+BASH_FUNC_which%% COLORTERM DBUS_SESSION_BUS_ADDRESS DEBIAN_FRONTEND DISPLAY EDITOR GPG_AGENT_INFO GPG_KEY HISTCONTROL
+HOME HOSTNAME HOSTTYPE HTTP_PROXY HTTPS_PROXY INVOCATION_ID JOURNAL_STREAM LANG LANGUAGE LC_ALL LD_LIBRARY_PATH LESS
+LESSCLOSE LESSOPEN LISTEN_FDNAMES LISTEN_FDS LISTEN_PID LISTEN_PIDFDID LOGNAME LOG_LEVEL LOGS_DIRECTORY LS_COLORS MAIL
+MAILCHECK MEMORY_PRESSURE_WATCH MOTD_SHOWN NODE_EXTRA_CA_CERTS NOTIFY_SOCKET NO_PROXY OLDPWD OSTYPE PAGER PATH
+PIP_CERT PORT PS1 PWD PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHON_VERSION REDIS_URL REQUESTS_CA_BUNDLE
+RTMP_TWISTED_COMPILE RUNTIME_DIRECTORY SHELL SHLVL SMTP_HOST SMTP_PORT SSH_AGENT_PID SSH_AUTH_SOCK SSH_CLIENT
+SSH_CONNECTION SSH_PORT SSH_TTY SSL_CERT_DIR SSL_CERT_FILE STATE_DIRECTORY SUDO_COMMAND SUDO_UID SYSTEMD_EXEC_PID TERM
+TMPDIR TZ UID USER VIRTUAL_ENV WAYLAND_DISPLAY XAUTHORITY XDG_RUNTIME_DIR XDG_SESSION_ID _ http_proxy no_proxy
+"""
+"""What the environment of a shell, a systemd service or a container has, and what developers add to it."""
+
+POD = """
+KUBERNETES_PORT=tcp://10.96.0.1:443
+KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443
+KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1
+KUBERNETES_PORT_443_TCP_PORT=443
+KUBERNETES_PORT_443_TCP_PROTO=tcp
+KUBERNETES_SERVICE_HOST=10.96.0.1
+KUBERNETES_SERVICE_PORT=443
+KUBERNETES_SERVICE_PORT_HTTPS=443
+REDIS_MASTER_PORT=tcp://10.96.7.7:6379
+REDIS_MASTER_PORT_6379_TCP=tcp://10.96.7.7:6379
+REDIS_MASTER_PORT_6379_TCP_ADDR=10.96.7.7
+REDIS_MASTER_PORT_6379_TCP_PORT=6379
+REDIS_MASTER_PORT_6379_TCP_PROTO=tcp
+REDIS_MASTER_SERVICE_HOST=10.96.7.7
+REDIS_MASTER_SERVICE_PORT=6379
+REDIS_MASTER_SERVICE_PORT_TCP_REDIS=6379
+REDIS_PORT=tcp://[fd00::7]:6379
+REDIS_PORT_6379_TCP=tcp://[fd00::7]:6379
+REDIS_PORT_6379_TCP_ADDR=fd00::7
+REDIS_PORT_6379_TCP_PORT=6379
+REDIS_PORT_6379_TCP_PROTO=tcp
+REDIS_SERVICE_HOST=fd00::7
+REDIS_SERVICE_PORT=6379
+RTMP_PORT=tcp://10.96.3.3:1935
+RTMP_PORT_1935_TCP=tcp://10.96.3.3:1935
+RTMP_SERVICE_HOST=10.96.3.3
+RTMP_SERVICE_PORT=1935
+HOSTNAME=rtmp-5d4f8
+PATH=/usr/bin
+"""
+"""What Kubernetes puts into each pod when there are services called redis, redis-master and rtmp."""
+
+LINKED = """
+REDIS_PORT=tcp://172.17.0.2:6379
+REDIS_PORT_6379_TCP=tcp://172.17.0.2:6379
+REDIS_PORT_6379_TCP_ADDR=172.17.0.2
+REDIS_NAME=/rtmp/redis
+REDIS_ENV_REDIS_DOWNLOAD_SHA=5c76d990a1b1c5f949bcd1eed90d0c8a4f70369bdbdcb40288c561ddf88967a4
+"""
+"""What ``docker run --link redis`` sets."""
+
+
+class MisspeltTests(SynchronousTestCase):
+    def warnings(self, environ: dict[str, str] | None = None, dotenv: str = "") -> list[str]:
+        file = Path(self.mktemp())
+        file.write_text(dotenv)
+        return Settings.load(environ or {}, None, file).warnings()
+
+    def test_near_a_setting(self) -> None:
+        for name, setting in (
+            ("CALBACK_URL", "CALLBACK_URL"),
+            ("CALLBAK_URI", "CALLBACK_URL"),
+            ("CALLBACK-URL", None),  # not possible in a shell, and not looked at
+            ("RTMP_PROT", "RTMP_PORT"),
+            ("REDISHOST", "REDIS_HOST"),
+            ("redis_host", "REDIS_HOST"),
+            ("MAX_IP_CONCURENT_CONECTIONS", "MAX_IP_CONCURRENT_CONNECTIONS"),
+            ("MAX_CONNECTION", "MAX_CONNECTIONS"),
+            ("ID_MAX_LENGHT", "ID_MAX_LENGTH"),
+            ("LISTENS", "LISTEN"),
+            ("LOG_DEBUGG", "LOG_DEBUG"),
+        ):
+            wanted = [f"{name}: did you mean {setting}?"] if setting else []
+            self.assertEqual(self.warnings({name: SECRET}), wanted)
+
+    def test_prefix_of_settings(self) -> None:
+        for name in "RTMP_TIMEOUT", "SSL_CERTIFICATE", "REDIS_PASS", "CONTROL_TIMEOUT", "HTTP_TIMEOUT", "LOG_COLOUR":
+            self.assertEqual(self.warnings({name: SECRET}), [f"{name}: there is no such setting"])
+        for name in "MAX_RETRIES", "ID_LIKE", "EXTERNAL_DNS", "LOGS_DIR", "RTMPS", "CALLBACK", "MY_REDIS_HOST":
+            self.assertEqual(self.warnings({name: SECRET}), [])
+
+    def test_dotenv(self) -> None:
+        text = f"CALBACK_URL={SECRET}\nANYTHING=1\nexport REDIS_HOST=localhost\nHTTP_PROXY=http://10.0.0.1\n"
+        self.assertEqual(
+            self.warnings(dotenv=text),
+            [
+                "CALBACK_URL (.env, line 1): did you mean CALLBACK_URL?",
+                "ANYTHING (.env, line 2): there is no such setting",
+            ],
+        )
+
+    def test_a_variable_that_is_used_has_a_meaning(self) -> None:
+        self.assertEqual(self.warnings(dotenv="DOMAIN=example.net\nRTMP_HOST=live.$DOMAIN\n"), [])
+
+    def test_usual_environments(self) -> None:
+        self.assertEqual(self.warnings(dict.fromkeys(SHELL.split(), "x")), [])
+        for text in POD, LINKED:
+            environ = dict(line.split("=", 1) for line in text.split())
+            self.assertEqual(self.warnings(environ), [])
+            self.assertEqual(Settings.load(environ).given, frozenset())
+
+    def test_only_an_injected_port_is_ignored(self) -> None:
+        for name in "REDIS_PORT", "RTMP_PORT":
+            error = self.assertRaises(SettingsError, Settings.load, {name: "tcp://10.0.0.1:6379"})
+            self.assertIn(name, str(error))
+
+    def test_an_injected_port_does_not_hide_one_of_the_file(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("REDIS_PORT=6380\n")
+        environ = dict(line.split("=", 1) for line in POD.split())
+        self.assertEqual(Settings.load(environ, None, file).redis_port, 6380)
+
+    def test_lists(self) -> None:
+        """No setting is exempt by mistake, and no common word is left over from a setting that is gone."""
+        self.assertEqual(misspelt.WELL_KNOWN & set(DOCUMENTED), set())
+        words = {name.partition("_")[0] for name in DOCUMENTED}
+        self.assertEqual(misspelt.COMMON_WORDS - words, set())
+
+
+class MisspeltInAProcessTests(TestCase):
+    timeout = 60
+
+    async def test_check(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / ".env").write_text(f"REDIS_PASS={SECRET}\n")
+        script = f"import os; os.chdir({str(folder)!r}); from twisted.scripts.twistd import run; run()"
+        command = (sys.executable, "-c", script, "-n", "--pidfile=", "rtmp", "--check")
+        checked = Program(self, *command, PYTHONPATH=str(ROOT), CALBACK_URL=f"http://{SECRET}/")
+        self.assertEqual(await within(checked.ended), 0, str(checked))
+        self.assertEqual(
+            [line for line in checked.lines if line.startswith("warning: ")],
+            [
+                "warning: REDIS_PASS (.env, line 1): there is no such setting",
+                "warning: CALBACK_URL: did you mean CALLBACK_URL?",
+            ],
+        )
+        self.assertNotIn(SECRET, "\n".join(checked.lines))

@@ -1,4 +1,4 @@
-"""docs/systemd: units that systemd finds nothing wrong with, and a server that takes its socket from systemd."""
+"""docs/systemd: systemd accepts the units, and the server takes its socket from systemd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.fakes import within
-from tests.support.programs import ROOT, Program, free_port
+from tests.support.programs import ROOT, SEARCH_PATH, Program, free_port
 from tests.support.rtmp_client import client
 
 UNITS = ROOT / "docs/systemd"
@@ -25,7 +25,7 @@ class UnitTests(SynchronousTestCase):
         units = []
         for unit in UNITS.iterdir():
             units.append(directory / unit.name)
-            # The program has to be there for it to be verified.
+            # systemd-analyze only accepts a program that exists.
             units[-1].write_text(unit.read_text().replace("/opt/rtmp-twisted/bin/twistd", sys.executable))
         self.assertEqual(len(units), 2)
         done = subprocess.run(
@@ -35,7 +35,7 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_the_socket_s_name(self) -> None:
-        """What the socket unit calls it is what its comment, and the page, tell to listen on."""
+        """The socket unit's comment and docs/install.md both use the name that the unit gives the socket."""
         text = (UNITS / "rtmp-twisted.socket").read_text()
         [name] = re.findall(r"^FileDescriptorName=(\w+)$", text, re.MULTILINE)
         for place in text, (ROOT / "docs/install.md").read_text():
@@ -46,12 +46,12 @@ class ActivationTests(TestCase):
     timeout = 120
 
     async def test_activation(self) -> None:
-        """The first client starts the server, is served, and so is the next one, over IPv4 and IPv6."""
+        """The first client starts the server and is served; the next one is served too, over IPv6."""
         port = free_port()
         server = Program(
             self,
             *("systemd-socket-activate", f"--listen=[::]:{port}", "--fdname=rtmp"),
-            *("--setenv=LISTEN=systemd:domain=INET6:name=rtmp", f"--setenv=PYTHONPATH={ROOT}", "--setenv=PATH"),
+            *("--setenv=LISTEN=systemd:domain=INET6:name=rtmp", f"--setenv=PYTHONPATH={SEARCH_PATH}", "--setenv=PATH"),
             *(sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp"),
         )
         await server.until("Listening on")
@@ -64,7 +64,7 @@ class ActivationTests(TestCase):
             self.assertEqual(second.recv(1), b"\x03")
 
     async def test_no_such_socket(self) -> None:
-        settings = {"LISTEN": "systemd:domain=INET6:name=rtmp", "PYTHONPATH": str(ROOT)}
+        settings = {"LISTEN": "systemd:domain=INET6:name=rtmp"}
         server = Program(self, sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp", **settings)
         self.assertEqual(await within(server.ended), 1)
         [line] = server.lines

@@ -1,11 +1,11 @@
-# Sourced by serve, test and .ci/run: the virtual environment .venv in the checkout's root, and the compiled package.
+# Sourced by the other tools and .ci/run: the virtual environment .venv in the checkout's root, and the compiled package.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
-# install_debian PACKAGE...: as root or with sudo; fails with a line that says what to do where that is impossible.
+# install_debian PACKAGE...: as root or with sudo. Where that is impossible it fails, and says what to do.
 install_debian() {
     local as_root=()
     if ! command -v apt-get >/dev/null; then
@@ -15,7 +15,7 @@ install_debian() {
     say "installing Debian packages: $*"
     if [ "$(id -u)" -ne 0 ]; then
         as_root=(sudo)
-        # Nobody is there to type a password where standard input is no terminal.
+        # Without a terminal nobody can type a password.
         [ -t 0 ] || as_root+=(-n)
         if ! "${as_root[@]}" true; then
             say "please run, as root: apt-get install $*"
@@ -24,7 +24,7 @@ install_debian() {
     fi
     "${as_root[@]}" apt-get -qq update </dev/null >&2
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install --no-install-recommends -y "$@" </dev/null >/dev/null # what it has to say goes to stderr
+        apt-get -qq install --no-install-recommends -y "$@" </dev/null >/dev/null # its messages go to stderr
 }
 
 find_python() {
@@ -38,10 +38,10 @@ find_python() {
     return 1
 }
 
-# make_venv: afterwards $venv/bin/python is a Python of this checkout.
+# make_venv: makes $venv, unless it is there and works.
 make_venv() {
     local python
-    # A moved or copied checkout, or a Python that is gone, leaves scripts behind that start nothing.
+    # The scripts in it do not work after the checkout was moved or copied, or its Python was removed.
     if [ "$(cat "$venv/.root" 2>/dev/null)" = "$root" ] && "$venv/bin/python" -c '' 2>/dev/null; then
         return
     fi
@@ -55,15 +55,15 @@ make_venv() {
     printf '%s\n' "$root" >"$venv/.root"
 }
 
-# ensure_venv [EXTRA]: the virtual environment with this checkout and its dependencies in it. Needs no network while
-# setup.cfg and pyproject.toml are as they were when it last ran for EXTRA; no EXTRA is part of each.
+# ensure_venv [EXTRA]: the virtual environment with this checkout and its dependencies in it. It needs no network if
+# setup.cfg and pyproject.toml have not changed since it last ran for EXTRA. Every EXTRA includes what no EXTRA installs.
 ensure_venv() {
     local extra=${1:-} wanted
     make_venv
     wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum)
     if ! grep -qsxF "$wanted" "$venv/.installed-$extra"*; then
         say "installing dependencies into $venv${extra:+ (for $extra)}"
-        # Never compiled: what stands in the checkout is what runs from there.
+        # Never compiled, so that it runs the source files of the checkout.
         env -u RTMP_TWISTED_COMPILE \
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" \
             </dev/null >&2
@@ -71,14 +71,13 @@ ensure_venv() {
     fi
 }
 
-# ensure_compiled: with RTMP_TWISTED_COMPILE=1, the package as pip compiles it (setup.py) is in $compiled; else nothing.
-# What has $compiled before .venv in its search path uses it.
-compiled=$root/build/compiled
+# ensure_compiled: with RTMP_TWISTED_COMPILE=1, the package is compiled and installed into build/compiled, and that is put in
+# front of Python's search path. Otherwise nothing.
 ensure_compiled() {
-    local wanted headers missing=()
+    local compiled=$root/build/compiled wanted headers missing=()
     [ "${RTMP_TWISTED_COMPILE:-}" = 1 ] || return 0
-    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -type f \
-        -not -name '*.pyc' -not -name '*.so' -not -name dropin.cache |
+    export PYTHONPATH=$compiled
+    wanted=$(cd "$root" && find setup.* pyproject.toml rtmp_twisted twisted -name '*.py' -o -name '*.cfg' -o -name '*.toml' |
         LC_ALL=C sort | xargs cat | cksum; "$venv/bin/python" -V)
     [ "$(cat "$compiled/.made-of" 2>/dev/null)" != "$wanted" ] || return 0
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)
@@ -87,14 +86,7 @@ ensure_compiled() {
     [ ${#missing[@]} -eq 0 ] || install_debian "${missing[@]}"
     say "compiling into $compiled"
     rm -rf "$compiled"
-    mkdir -p "$compiled/source"
-    # A copy, since a build leaves files behind, which the next one would take for sources.
-    (cd "$root" && cp -r setup.py setup.cfg pyproject.toml README.md LICENSE rtmp_twisted twisted "$compiled/source")
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$compiled" \
-        "$compiled/source" </dev/null >&2
-    rm -r "$compiled/source"
-    (cd "$compiled" && "$venv/bin/python" -c '
-from rtmp_twisted.live import channel
-assert not channel.__file__.endswith(".py"), channel.__file__')
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$compiled" "$root" \
+        </dev/null >&2
     printf '%s\n' "$wanted" >"$compiled/.made-of"
 }

@@ -1,8 +1,8 @@
-"""An application that decides who may publish: callbacks with nothing but Python's standard library.
+"""An application that decides who may publish. It answers the server's callbacks, and needs only Python.
 
     JWT_SECRET=change-me python callback_app.py 8080 [ADDRESS]
 
-and in another window
+In another window:
 
     CALLBACK_URL=http://127.0.0.1:8080/ JWT_SECRET=change-me twistd -n rtmp
     ffmpeg -re -f lavfi -i testsrc2 -f flv rtmp://127.0.0.1/tv/tv-key
@@ -26,7 +26,7 @@ def decode(part: str) -> bytes:
 
 
 def read_event(token: str) -> dict:
-    """The claims of a token; raises ValueError for one that this application's RTMP server has not signed."""
+    """Returns the claims of a token. Raises ValueError if the RTMP server has not signed it, or it has expired."""
     signed, _, signature = token.rpartition(".")
     expected = hmac.new(SECRET.encode(), signed.encode(), hashlib.sha256).digest()
     if not hmac.compare_digest(decode(signature), expected):
@@ -38,7 +38,7 @@ def read_event(token: str) -> dict:
 
 
 class Application(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps the connection
+    protocol_version = "HTTP/1.1"  # keeps connections open
 
     def do_POST(self) -> None:
         try:
@@ -63,7 +63,7 @@ class Application(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Requests are not logged; the events are printed above."""
+        """Does not log requests: the events are printed above."""
 
 
 if __name__ == "__main__":

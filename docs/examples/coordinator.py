@@ -1,14 +1,14 @@
-"""A small coordinator: decides who may publish, and can end a publish. Needs autobahn[twisted] and PyJWT.
+"""A small coordinator. It decides who may publish, and can end a publish. It needs autobahn[twisted] and PyJWT.
 
     export CONTROL_SECRET=change-me-to-something-of-32-bytes
     python coordinator.py 8081 [ADDRESS]
 
-and in another window, with the same secret
+In another window, with the same secret:
 
     CONTROL_USE=yes CONTROL_BASE_URL=ws://127.0.0.1:8081 twistd -n rtmp
     ffmpeg -re -f lavfi -i testsrc2 -f flv rtmp://127.0.0.1/tv/tv-key
 
-A channel's name, typed here as a line, ends what is publishing on it.
+Type a channel's name to end the publish on it.
 """
 
 import os
@@ -68,7 +68,7 @@ class Server(WebSocketServerProtocol):
         if self in servers:
             servers.remove(self)
             self.heartbeat.stop()
-            print("a server is gone, and with it all its streams", flush=True)
+            print("a server has disconnected; all its streams have ended", flush=True)
 
 
 class Keyboard(LineOnlyReceiver):

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Ends a publish through Redis. For a server that was started with REDIS_USE=yes:
+# Ends a publish with a Redis command. The server must run with REDIS_USE=yes.
 #
-#   kill.sh CHANNEL              ends whatever is publishing on the channel
-#   kill.sh CHANNEL STREAM_ID    ends it if that is its stream id
+#   kill.sh CHANNEL              ends any publish on the channel
+#   kill.sh CHANNEL STREAM_ID    ends the publish if it has this stream id
 #
-# redis-cli reads the password, if there is one, from REDISCLI_AUTH.
+# If Redis needs a password, set REDISCLI_AUTH.
 set -eu
 if [ $# -ge 2 ]; then
     message="close-stream>$1|$2"

@@ -1,15 +1,15 @@
-"""The broker: which channels there are, who publishes on each, and who may. Used by server/ and outside/.
+"""The broker: which channels there are, who publishes on each, and who may. Used by rtmp/, web/ and integrations/.
 
-    publish -> (channel free, or its publisher silent: taken over) -> the authority says yes -> on air -> end
-                                                                                                      -> authority told
+    publish -> a publisher is on air? (another key, or live: refused; silent: it is ended) -> the authority is asked
+            -> accepted: claims the channel -> on air -> end -> the authority is told
 
-Whatever ends a publish ends it here, once: its owner, a command, a take-over or the server's end.
+Many may ask for a free channel at a time; whoever is accepted first has it. Whatever ends a publish ends it here, once:
+its owner, a command, a take-over or the end of the server.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import Protocol
+from typing import Final
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -24,111 +24,47 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
 from rtmp_twisted.live.commands import ICommandTarget
-from rtmp_twisted.live.cursor import Player
+from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
+from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
+from rtmp_twisted.live.questions import Questions
 from rtmp_twisted.live.traffic import Traffic
-from rtmp_twisted.wire.messages import Message
 
-STOP_PATIENCE = 5.0
-"""Seconds that a take-over waits for the authority to learn of the old publish's end, before it asks for the new."""
+STOP_SECONDS: Final = 5.0
+"""How long a publish waits for the authority to learn of the previous one's end, before it is asked for."""
 
-RETURN_SECONDS = 5.0
+RETURN_SECONDS: Final = 5.0
 """How long a publisher that was lost without a word may take to come back, before its players hear of an end."""
 
-
-class PublicationOwner(Protocol):
-    """Who publishes, and is told what becomes of it. Neither is called for an end that the owner asked for."""
-
-    def publish_started(self, publication: Publication) -> None:
-        """On air: `Publication.publish` may be called."""
-
-    def publish_refused(self, publication: Publication, reason: str) -> None:
-        """It may not start."""
-
-    def publish_ended(self, publication: Publication, reason: str) -> None:
-        """It was ended from elsewhere."""
-
-
-class State(enum.Enum):
-    ASKING = "asking"
-    ON_AIR = "on air"
-    ENDED = "ended"
+LISTEN_SECONDS: Final = 0.25
+"""How often a publish that waits to take over looks whether the other one has been heard."""
 
 
 @define(eq=False)
-class Publication:
-    """One publish, from the request on. ``stream_id`` is empty until it is on air; times are the clock's seconds."""
-
-    name: str
-    key: str = field(repr=False)
-    client_ip: str
-    owner: PublicationOwner = field(repr=False)
-    _broker: Broker = field(repr=False)
-    heard_at: float
-    """When its publisher sent something last."""
-    stream_id: str = field(default="", repr=False)  # may be the key
-    state: State = State.ASKING
-    on_air_since: float | None = None
-    received_bytes: int = 0
-    received_messages: int = 0
-    channel: Channel | None = None
-    challenge: Deferred[None] | None = field(default=None, repr=False)
-    """Somebody waits to take its place. Fires when that may be, fails with Refused when not."""
-
-    @property
-    def ended(self) -> bool:
-        return self.state is State.ENDED
-
-    def defend(self) -> None:
-        """Its publisher has been heard while another one asked for its place."""
-        if self.challenge is not None:
-            challenge, self.challenge = self.challenge, None
-            challenge.errback(Refused("the channel has a live publisher"))
-
-    def settle(self) -> None:
-        """Its place may be taken."""
-        if self.challenge is not None:
-            challenge, self.challenge = self.challenge, None
-            challenge.callback(None)
-
-    def publish(self, message: Message) -> None:
-        """One audio, video or data message; metadata has its own way in. Ignored once the publish has ended."""
-        if self.channel is not None:
-            self.channel.publish(message)
-
-    def publish_metadata(self, message: Message) -> None:
-        if self.channel is not None:
-            self.channel.publish_metadata(message)
-
-    def flush_when_due(self) -> None:
-        if self.channel is not None:
-            self.channel.flush_when_due()
-
-    def end(self, lost: bool = False) -> None:
-        """The owner has had enough, or is ``lost``: it did not say so, and may come back. Safe to call again."""
-        self._broker.end(self, lost)
-
-
-@define(eq=False)
-class _Place:
-    """What the broker knows of a name: its channel, who publishes or asks to, and who waits to take over."""
+class _Entry:
+    """What the broker knows of a name."""
 
     channel: Channel
-    publication: Publication | None = None
+    on_air: Publication | None = None
+    claim: Claim | None = None
+    """Of the publication on air."""
+    asking: dict[Publication, None] = field(factory=dict)
+    """Those that want to publish, oldest first."""
+    questions: Questions = field(factory=Questions)
     challenger: Publication | None = None
-    farewell: IDelayedCall | None = None
-    """When the players of a lost publisher hear of the end."""
-
-    def cancel_farewell(self) -> None:
-        if self.farewell is not None and self.farewell.active():
-            self.farewell.cancel()
-        self.farewell = None
+    """The one of them that waits to take over."""
+    lost: Publication | None = None
+    """The one whose players are held."""
+    unpublish: IDelayedCall | None = None
+    """When the players of that one hear of its end."""
 
 
 @implementer(ICommandTarget)
 class Broker(Service):
     """``takeover_seconds``: how long a publisher must have been silent to be replaced by one with its key; 0 never.
 
-    ``stopService`` ends every publish, and fires when the authority has been told of each.
+    ``stopService`` ends every publish. The authority stops after that, and waits for what it has been told.
     """
 
     _log = Logger()
@@ -137,128 +73,197 @@ class Broker(Service):
         self,
         clock: IReactorTime,
         authority: IPublishAuthority,
-        pacer: FlushScheduler,
+        scheduler: FlushScheduler,
         options: ChannelOptions | None = None,
         takeover_seconds: float = 3.0,
+        directory: IDirectory | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.clock = clock
-        self._authority = authority
-        self._pacer = pacer
+        self.scheduler = scheduler
+        self.authority = authority
         self._options = options or ChannelOptions()
         self._takeover_seconds = takeover_seconds
-        self._places: dict[str, _Place] = {}
+        self._directory: IDirectory = directory or LocalDirectory()
+        self.memory = Memory(NO_LIMIT, scheduler.turns) if memory is None else memory
+        self._entries: dict[str, _Entry] = {}
         self._ending: dict[str, Deferred[None]] = {}
-        self._telling: set[Deferred[None]] = set()
-        self._past = Traffic()  # of channels that are gone
+        self._past = Traffic()  # of publishes that have ended and channels that are gone
 
-    def stopService(self) -> Deferred[None]:
+    def stopService(self) -> None:
         super().stopService()
         self.kill_all("the server is stopping")
-        return DeferredList([_when_fired(telling) for telling in self._telling]).addCallback(lambda _: None)
 
     # Publishing
 
     def publish(self, name: str, key: str, client_ip: str, owner: PublicationOwner) -> Publication:
-        """Asks to publish on channel ``name``. The owner is told the outcome, perhaps before this returns."""
-        publication = Publication(name, key, client_ip, owner, self, self.clock.seconds())
-        Deferred.fromCoroutine(self._start(publication)).addErrback(self._failed, publication)
+        """Asks to publish on channel ``name``. The owner is told the outcome in a later turn of the reactor."""
+        publication = Publication(name, key, client_ip, owner)
+        self._entry(name).asking[publication] = None
+        self.clock.callLater(0, self._begin, publication)
         return publication
-
-    async def _start(self, publication: Publication) -> None:
-        place = self._place(publication.name)
-        try:
-            await self._claim(place, publication)
-            if publication.ended:
-                self._tidy(place)
-                return
-            stream_id = await self._authority.start(publication.name, publication.key, publication.client_ip)
-        except Refused as refusal:
-            self._refuse(place, publication, str(refusal))
-            return
-        publication.stream_id = stream_id
-        if publication.ended:
-            self._tell_end(publication)
-            return
-        publication.state = State.ON_AIR
-        publication.on_air_since = self.clock.seconds()
-        publication.channel = place.channel
-        place.cancel_farewell()
-        for player in place.channel.begin(publication.key):
-            player.owner.play_refused(player, "the publisher that came has another key")
-        publication.owner.publish_started(publication)
-
-    def _failed(self, failure: Failure, publication: Publication) -> None:
-        self._log.failure("a publish on channel {name!r} failed", failure, name=publication.name)
-        if publication.state is State.ON_AIR:
-            self._end(publication, "internal error")
-        else:
-            self._refuse(self._place(publication.name), publication, "internal error")
-
-    async def _claim(self, place: _Place, publication: Publication) -> None:
-        """Makes ``publication`` the one of its place. Raises Refused where another one holds it."""
-        incumbent = place.publication
-        if incumbent is not None:
-            if not self._takeover_seconds or not same_key(incumbent.key, publication.key) or place.challenger:
-                raise Refused("the channel has a publisher")
-            place.challenger = publication
-            try:
-                await self._silence(incumbent)
-                if publication.ended:
-                    return
-                self._end(incumbent, "taken over by a new connection", lost=True)
-            finally:
-                place.challenger = None  # not before: a place that nobody uses is forgotten
-        place.publication = publication
-        telling = self._ending.get(publication.name)
-        if telling is not None:
-            patience: Deferred[None] = deferLater(self.clock, STOP_PATIENCE)
-            patience.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            await DeferredList([_when_fired(telling), patience], fireOnOneCallback=True)
-            patience.cancel()
-
-    async def _silence(self, incumbent: Publication) -> None:
-        """Returns when the incumbent has been silent for long enough or has ended, or its challenger has ended;
-        raises Refused as soon as the incumbent is heard."""
-        challenge: Deferred[None] = Deferred()
-        incumbent.challenge = challenge
-        silent_for = self.clock.seconds() - incumbent.heard_at
-        timer = self.clock.callLater(max(0.0, self._takeover_seconds - silent_for), incumbent.settle)
-        try:
-            await challenge
-        finally:
-            if timer.active():
-                timer.cancel()
-
-    def _refuse(self, place: _Place, publication: Publication, reason: str) -> None:
-        if place.publication is publication:
-            place.publication = None
-        self._tidy(place)
-        if not publication.ended:
-            publication.state = State.ENDED
-            publication.owner.publish_refused(publication, reason)
-        publication.settle()
 
     def end(self, publication: Publication, lost: bool = False) -> None:
         """Ends a publish for its owner, which may come back if it is ``lost``. Safe to call again."""
         if publication.ended:
             return
-        was_on_air = publication.state is State.ON_AIR
-        publication.state = State.ENDED
-        place = self._places[publication.name]
-        if place.challenger is publication and place.publication is not None:
-            place.publication.settle()
-        if place.publication is publication:
-            place.publication = None
-        if was_on_air:
-            publication.channel = None
-            publication.received_bytes = place.channel.received_bytes
-            publication.received_messages = place.channel.received_messages
-            place.channel.end(lost)
+        entry = self._entries[publication.name]
+        if publication.state is not PublishState.ON_AIR:
+            publication.close(PublishState.ENDED)
+        else:
+            entry.on_air = None
+            if entry.claim is not None:
+                self._directory.release(entry.claim)
+                entry.claim = None
+            entry.channel.end(lost)
+            publication.close(PublishState.LOST if lost else PublishState.ENDED)
+            self._past += _received(publication)
             if lost:
-                place.farewell = self.clock.callLater(RETURN_SECONDS, place.channel.farewell)
+                entry.lost = publication
+                entry.unpublish = self.clock.callLater(RETURN_SECONDS, self._unpublish, entry)
             self._tell_end(publication)
-        publication.settle()  # last: the next one may go on air in this call
-        self._tidy(place)
+            if entry.challenger is not None and entry.challenger.wake is not None:
+                entry.challenger.wake()
+        entry.asking.pop(publication, None)
+        self._tidy(entry)
+
+    def _begin(self, publication: Publication) -> None:
+        if publication.ended:
+            return
+        Deferred.fromCoroutine(self._admit(publication)).addErrback(self._failed, publication)
+
+    async def _admit(self, publication: Publication) -> None:
+        entry = self._entry(publication.name)
+        try:
+            stream_id = await self._ask(entry, publication)
+            if stream_id is None:
+                return
+            publication.stream_id = stream_id
+            if publication.ended:
+                self._tell_end(publication)
+                return
+            await self._claim(entry, publication)
+        except Refused as refusal:
+            self._refuse(entry, publication, str(refusal))
+            return
+        self._go_on_air(entry, publication)
+
+    async def _ask(self, entry: _Entry, publication: Publication) -> str | None:
+        """The authority's answer, or None where the publish has ended before it was asked. Raises Refused."""
+        questions, address = entry.questions, publication.client_ip
+        while True:
+            await self._take_over(entry, publication)
+            turn = questions.begin(address)
+            publication.wake = turn.cancel
+            try:
+                await turn
+            except CancelledError:
+                return None
+            finally:
+                publication.wake = None
+            try:
+                await self._previous_end(publication.name)
+                if publication.ended:
+                    return None
+                if await self._directory.locate(publication.name) is None:
+                    return await self.authority.start(publication.name, publication.key, address)
+            finally:
+                questions.finish(address)
+
+    async def _take_over(self, entry: _Entry, publication: Publication) -> None:
+        """Returns when nobody is on air on the channel, or ``publication`` has ended. Raises Refused."""
+        claim = await self._directory.locate(publication.name)
+        if claim is None or publication.ended:
+            return
+        incumbent = claim.holder
+        if (
+            not isinstance(incumbent, Publication)
+            or not self._takeover_seconds
+            or entry.challenger is not None
+            or not same_key(incumbent.key, publication.key)
+        ):
+            raise Refused("the channel has a publisher")
+        publication.enter(PublishState.WAITING)
+        entry.challenger = publication
+        try:
+            await self._silence(incumbent, publication)
+        finally:
+            entry.challenger = None
+        if not publication.ended:
+            publication.enter(PublishState.ASKING)
+            self._end(incumbent, "taken over by a new connection", lost=True)
+
+    async def _silence(self, incumbent: Publication, challenger: Publication) -> None:
+        """Returns when the incumbent has been silent for long enough, or one of both has ended. Raises Refused when the
+        incumbent is heard."""
+        heard = incumbent.owner.bytes_received
+        while not incumbent.ended and not challenger.ended:
+            if incumbent.owner.bytes_received != heard:
+                raise Refused("the channel has a live publisher")
+            left = self._takeover_seconds - (self.clock.seconds() - incumbent.owner.heard_at)
+            if left <= 0:
+                return
+            await self._pause(challenger, min(left, LISTEN_SECONDS))
+
+    async def _pause(self, publication: Publication, seconds: float) -> None:
+        """Returns after some seconds, or when the publish has ended or is woken up."""
+        pause: Deferred[None] = deferLater(self.clock, seconds)
+        publication.wake = pause.cancel
+        try:
+            await pause
+        except CancelledError:
+            pass
+        finally:
+            publication.wake = None
+
+    async def _previous_end(self, name: str) -> None:
+        """Returns when the authority has been told of the channel's last end, or has had time enough for it."""
+        telling = self._ending.get(name)
+        if telling is not None:
+            limit: Deferred[None] = deferLater(self.clock, STOP_SECONDS)
+            limit.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            await DeferredList([_when_fired(telling), limit], fireOnOneCallback=True)
+            limit.cancel()
+
+    async def _claim(self, entry: _Entry, publication: Publication) -> None:
+        """Takes the channel for an accepted publish. Raises Refused where somebody else has it by now."""
+        try:
+            claim = await self._directory.claim(publication.name, publication)
+        except Taken:
+            self._tell_end(publication)
+            raise Refused("the channel has a publisher") from None
+        if publication.ended:
+            self._directory.release(claim)
+            self._tell_end(publication)
+        else:
+            entry.claim = claim
+
+    def _go_on_air(self, entry: _Entry, publication: Publication) -> None:
+        if publication.ended:
+            return
+        entry.asking.pop(publication, None)
+        self._end_lost(entry)
+        strangers = entry.channel.begin(publication.key)
+        publication.open(entry.channel, self.clock.seconds())
+        entry.on_air = publication
+        for player in strangers:
+            player.owner.play_refused(player, "the publisher that came has another key")
+        publication.owner.publish_started(publication)
+        self.scheduler.flush_pending()
+
+    def _failed(self, failure: Failure, publication: Publication) -> None:
+        self._log.failure("a publish on channel {name!r} failed", failure, name=publication.name)
+        if publication.state is PublishState.ON_AIR:
+            self._end(publication, "internal error")
+        else:
+            self._refuse(self._entry(publication.name), publication, "internal error")
+
+    def _refuse(self, entry: _Entry, publication: Publication, reason: str) -> None:
+        entry.asking.pop(publication, None)
+        self._tidy(entry)
+        if not publication.ended:
+            publication.close(PublishState.ENDED)
+            publication.owner.publish_refused(publication, reason)
 
     def _end(self, publication: Publication, reason: str, lost: bool = False) -> None:
         if not publication.ended:
@@ -267,103 +272,135 @@ class Broker(Service):
 
     def _tell_end(self, publication: Publication) -> None:
         name = publication.name
-        telling = self._authority.end(name, publication.key, publication.stream_id, publication.client_ip)
-        self._telling.add(telling)
+        telling = self.authority.end(name, publication.key, publication.stream_id, publication.client_ip)
         self._ending[name] = telling
 
         def told(_: object) -> None:
-            self._telling.discard(telling)
             if self._ending.get(name) is telling:
                 del self._ending[name]
 
         telling.addBoth(told)
 
+    def _unpublish(self, entry: _Entry) -> None:
+        """A lost publisher has not come back."""
+        self._end_lost(entry)
+        entry.channel.unpublish()
+
+    def _end_lost(self, entry: _Entry) -> None:
+        if entry.unpublish is not None and entry.unpublish.active():
+            entry.unpublish.cancel()
+        entry.unpublish = None
+        if entry.lost is not None:
+            entry.lost.enter(PublishState.ENDED)
+            entry.lost = None
+
     # Playing
 
-    def play(self, name: str, player: Player) -> None:
-        """The player gets what is on air on channel ``name``, or waits for it. Raises Refused where its key is not
-        the publisher's."""
-        place = self._place(name)
-        if place.channel.on_air and not same_key(player.key, place.channel.key):
+    def play(self, name: str, player: Player) -> bool:
+        """Puts the player into channel ``name``, and returns whether that is on air: `start` gives it its media, now or
+        when there is any. Raises Refused where its key is not the publisher's."""
+        entry = self._entry(name)
+        channel = entry.channel
+        if channel.on_air and not same_key(player.key, channel.key):
             raise Refused("the key is not the publisher's")
-        player.owner.play_accepted(player, place.channel.on_air)
-        place.channel.join(player)
+        channel.add(player)
+        return channel.on_air
+
+    def start(self, player: Player) -> None:
+        """Gives the player its media, after `play` or a pause."""
+        entry = self._entries.get(player.channel_name)
+        if entry is not None:
+            entry.channel.start(player)
 
     def leave(self, player: Player) -> None:
         """The player has gone. Safe to call again."""
-        channel = player.channel
-        if channel is not None:
-            channel.leave(player)
-            self._tidy(self._places[channel.name])
+        entry = self._entries.get(player.channel_name)
+        if entry is not None:
+            entry.channel.leave(player)
+            self._tidy(entry)
 
     # Commands
 
     def kill(self, channel: str, stream_id: str | None, reason: str) -> bool:
-        place = self._places.get(channel)
-        publication = place.publication if place is not None else None
-        if publication is None or (stream_id is not None and not self._is(publication, stream_id)):
+        entry = self._entries.get(channel)
+        if entry is None:
             return False
-        self._end(publication, reason)
-        return True
+        on_air = [] if entry.on_air is None else [entry.on_air]
+        if stream_id is None:
+            doomed = [*entry.asking, *on_air]
+        else:
+            doomed = [publication for publication in on_air if publication.stream_id == stream_id]
+        for publication in doomed:
+            self._end(publication, reason)
+        return bool(doomed)
 
     def kill_all(self, reason: str) -> int:
-        publications = [
-            publication
-            for place in self._places.values()
-            for publication in (place.challenger, place.publication)  # else the challenger would take over first
-            if publication is not None
-        ]
-        for publication in publications:
+        # Those that ask come first: else one of them would take over.
+        entries = list(self._entries.values())
+        doomed = [publication for entry in entries for publication in entry.asking]
+        doomed += [entry.on_air for entry in entries if entry.on_air is not None]
+        for publication in doomed:
             self._end(publication, reason)
-        for place in self._places.values():
-            place.cancel_farewell()
-            place.channel.farewell()
-        return len(publications)
-
-    def _is(self, publication: Publication, stream_id: str) -> bool:
-        return publication.state is State.ON_AIR and publication.stream_id == stream_id
+        for entry in entries:
+            self._unpublish(entry)
+        return len(doomed)
 
     # Whoever operates the server
 
     def channels(self) -> list[tuple[Channel, Publication | None]]:
-        """Each channel that is used, with its publish (perhaps one that waits for its answer); oldest first."""
-        return [(place.channel, place.publication) for place in self._places.values()]
+        """Each channel that is used, with its publish (perhaps one that asks or waits); oldest first."""
+        return [(entry.channel, _publication(entry)) for entry in self._entries.values()]
 
     def channel(self, name: str) -> tuple[Channel, Publication | None] | None:
         """The same for one channel; None where nobody uses it."""
-        place = self._places.get(name)
-        return None if place is None else (place.channel, place.publication)
+        entry = self._entries.get(name)
+        return None if entry is None else (entry.channel, _publication(entry))
 
     def traffic(self) -> Traffic:
         """All that has gone through. Takes a moment for each channel and player."""
         total = self._past
-        for place in self._places.values():
-            total += place.channel.traffic()
+        for entry in self._entries.values():
+            total += entry.channel.traffic()
+            if entry.on_air is not None:
+                total += _received(entry.on_air)
         return total
+
+    def settle(self) -> None:
+        """Counts the memory of each channel anew. Called every second."""
+        for entry in self._entries.values():
+            entry.channel.account.settle()
 
     @property
     def merge_interval(self) -> float:
         """Seconds that media is held back now, on channels that many watch."""
-        return self._pacer.interval
+        return self.scheduler.interval
 
-    # Places
+    # Entries
 
-    def _place(self, name: str) -> _Place:
-        place = self._places.get(name)
-        if place is None:
-            place = _Place(Channel(name, self._options, self._pacer, self.clock))
-            self._places[name] = place
-        return place
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = _Entry(Channel(name, self._options, self.scheduler, self.memory, self.clock))
+            self._entries[name] = entry
+        return entry
 
-    def _tidy(self, place: _Place) -> None:
-        """Forgets a place that nobody uses."""
-        channel = place.channel
-        unused = place.publication is None and place.challenger is None and not channel.players
-        if unused and self._places.get(channel.name) is place:
-            del self._places[channel.name]
+    def _tidy(self, entry: _Entry) -> None:
+        """Forgets a name that nobody uses."""
+        channel = entry.channel
+        unused = entry.on_air is None and not entry.asking and not channel.players
+        if unused and self._entries.get(channel.name) is entry:
+            del self._entries[channel.name]
             self._past += channel.traffic()
-            place.cancel_farewell()
+            self._end_lost(entry)
             channel.close()
+
+
+def _publication(entry: _Entry) -> Publication | None:
+    return entry.on_air or next(iter(entry.asking), None)
+
+
+def _received(publication: Publication) -> Traffic:
+    return Traffic(received_bytes=publication.received_bytes, received_messages=publication.received_messages)
 
 
 def _when_fired(deferred: Deferred[None]) -> Deferred[None]:

@@ -1,274 +1,407 @@
-"""One player: a position in a channel's log, and what may be written to it right now.
+"""A cursor: one reader's position in a log, and what may be written for it right now. Used by audience.
 
-A player that keeps up has no position of its own: it is at the log's head, and the channel writes to it. One that
-does not (it just joined, its connection is full, or it needs messages changed or left out) advances on its own
-here. Used by channel and broker; made by whoever serves the player's connection.
+A reader that keeps up needs no position: it is at the log's head, and the audience writes to it. A reader that does not
+(it has just joined, its connection is full, or it gets messages changed or left out) advances on its own, here.
+
+Nothing of the log is copied for a cursor. Of a message that could be written only in part, the cursor remembers what is
+left, as a view of its block; until that has left, others who write to the same connection have to wait (`Writer.hold`).
 """
 
 from __future__ import annotations
 
-import enum
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
-from rtmp_twisted.live.headers import PLAYER_STREAM_ID, Headers
-from rtmp_twisted.live.log import Block, MediaLog, restream
+from rtmp_twisted.live.headers import Headers
+from rtmp_twisted.live.log import Block, MediaLog
 from rtmp_twisted.wire.messages import AUDIO, VIDEO
 
-if TYPE_CHECKING:
-    from rtmp_twisted.live.channel import Channel
-
 MAX_LAG = 8 * 1024 * 1024
-"""Bytes that a player may fall behind, counted from where it joined, before it loses groups of pictures."""
+"""Bytes that a reader may fall behind, counted from where it joined, before it loses groups of pictures."""
 
-MAX_GATHER: Final = 128
-"""Blocks handed over in one call when catching up."""
+MAX_LAG_MESSAGES = 100_000
+"""Messages that a reader may fall behind: small ones take more memory than their bytes."""
 
+MAX_GATHER: Final = 64
+"""Buffers that are handed to the writer in one call."""
 
-class Cache(enum.Enum):
-    """What a joining player wants of the past: the ``cache=`` of a play request."""
+TURN_MESSAGES: Final = 1024
+"""Messages that are handed over, or looked at and left out, in one turn of the reactor; in whole blocks."""
 
-    GOP = "gop"
-    NO = "no"
-    CLEAR = "clear"
-    ALL = "all"
+TURN_BYTES: Final = 2 * 1024 * 1024
+"""Bytes that are handed over in one turn of the reactor, and one call of the writer more."""
+
+CAUGHT_UP: Final = 0
+"""The reader stands at the head, and may stay there."""
+WAITING: Final = 1
+"""The writer takes nothing more, or the reader has all there is but cannot stay at the head."""
+UNFINISHED: Final = 2
+"""This turn's budget is used up."""
+
+Change: TypeAlias = Callable[[bytes, int, int], list[bytes | memoryview]]
+"""Gives the message between two offsets of a block's data as a reader gets it, in as many bytes."""
 
 
 class Writer(Protocol):
-    """Where a player's bytes go. Whoever makes it calls `Player.resume` when ``blocked`` becomes False."""
+    """Where a reader's bytes go. Whoever makes it calls `Audience.resume` when ``blocked`` becomes False, and
+    `Audience.blocked` when it becomes True."""
 
     @property
     def blocked(self) -> bool:
         """Whether something waits to leave."""
 
-    def offer(self, data: bytes) -> int:
-        """Takes what can leave at once, from the beginning of ``data``, and returns how much that is."""
+    @property
+    def holder(self) -> object | None:
+        """Who has written a part of a message, and is the only one that may write on; None between messages."""
 
-    def offer_all(self, buffers: list[bytes | memoryview]) -> int:
-        """The same for several buffers, one behind the other."""
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """Takes what can leave at once, from the beginning, and returns how much that is, or raises OSError for
+        nothing. May be called only while the writer is not blocked and has no holder."""
+
+    def try_writev(self, buffers: list[bytes | memoryview]) -> int:
+        """Takes what can leave at once, one buffer behind the other, and returns how many bytes that is; 0 while it is
+        blocked."""
 
     def write(self, data: bytes) -> None:
-        """Takes all of ``data``."""
+        """Takes all of ``data``, which is whole messages; behind the holder's message if there is a holder."""
+
+    def hold(self, holder: object) -> None:
+        """``holder`` has written a part of a message."""
+
+    def release(self) -> None:
+        """The holder's message has left."""
+
+    def abandon(self, rest: list[bytes | memoryview]) -> None:
+        """The holder leaves before its message has: takes the rest, or gives the connection up if that is long."""
 
 
-class PlayerOwner(Protocol):
-    """Who is told what happens to a player."""
-
-    def play_accepted(self, player: Player, on_air: bool) -> None:
-        """Its media follows, now or when there is any."""
-
-    def play_refused(self, player: Player, reason: str) -> None:
-        """A publisher came whose key is another. The player has left its channel."""
-
-    def play_skipped(self, player: Player, skipped: int) -> None:
-        """The player was too slow, and loses ``skipped`` bytes of the stream."""
-
-
-class Player:
-    """``key`` is what the publisher's has to be; ``stream_id`` the message stream it plays on."""
+class Cursor:
+    """A reader of ``log``. ``change``, if there is one, makes of each message what this reader gets."""
 
     __slots__ = (
-        "_audio", "_block", "_due", "_first", "_headers", "_lacking", "_lag_limit", "_lost_at", "_offset", "_outlet",
-        "_sent", "_sent_messages", "_stretch", "_video", "_video_held", "cache", "channel", "key", "owner", "paused",
-        "stream_id",
+        "_audio",
+        "_audio_held",
+        "_block",
+        "_change",
+        "_due",
+        "_first",
+        "_greeted",
+        "_headers",
+        "_lacking",
+        "_lag_limit",
+        "_log",
+        "_lost_at",
+        "_message_limit",
+        "_offset",
+        "_rest",
+        "_sent",
+        "_sent_messages",
+        "_skipped_at",
+        "_stretch",
+        "_video",
+        "_video_held",
+        "skipped_bytes",
+        "skips",
+        "writer",
     )  # fmt: skip
 
-    def __init__(self, owner: PlayerOwner, outlet: Writer, stream_id: int, key: str, cache: Cache) -> None:
-        self.owner = owner
-        self.stream_id = stream_id
-        self.key = key
-        self.cache = cache
-        self.channel: Channel | None = None
-        self.paused = False
-        self._outlet = outlet
+    def __init__(self, log: MediaLog, writer: Writer, change: Change | None = None) -> None:
+        self.writer = writer
+        self.skips = 0
+        """How often it was too slow and lost a part of the stream."""
+        self.skipped_bytes = 0
+        self._log = log
+        self._change = change
         self._audio = self._video = True
-        self._video_held = False  # until the next keyframe
+        self._video_held = self._audio_held = False  # until the next group of pictures
         self._lacking: set[int] = set()  # video tracks whose next keyframe it waits for
         self._block: Block | None = None  # None: at the log's head, or without a place in it
-        self._offset = 0
+        self._offset = 0  # in the block's data, at the beginning of a message
+        self._rest: list[bytes | memoryview] = []  # of the message before that place
+        self._greeted = False  # has the format's preamble
         self._headers: Headers | None = None  # sent last
         self._due: tuple[Headers, int] | None = None  # to be sent, at which time, before more of the log
-        self._lag_limit = 0
+        self._lag_limit = self._message_limit = 0
         self._stretch: int | None = None  # where in the log it began what it receives without a gap
         self._lost_at: int | None = None  # where it had to stop because it was too slow
         self._sent = 0  # bytes before this stretch
+        self._skipped_at = -1  # how many these were at the last loss
         self._first = 0  # number of this stretch's first message
         self._sent_messages = 0  # before this stretch
 
-    @property
-    def offer(self) -> Callable[[bytes], int]:
-        return self._outlet.offer
+    # What it gets
 
     @property
     def plain(self) -> bool:
-        """Whether the log's own bytes are what this player gets."""
-        whole = self._audio and self._video and not self._video_held and not self._lacking
-        return whole and self.stream_id == PLAYER_STREAM_ID
+        """Whether the log's own bytes are what this reader gets."""
+        return (
+            self._audio
+            and self._video
+            and not self._video_held
+            and not self._audio_held
+            and not self._lacking
+            and self._change is None
+        )
 
     @property
     def waits_for_video(self) -> bool:
-        """Whether its video has been turned on, and there has been no keyframe since then."""
+        """Whether it gets no video before the next group of pictures."""
         return self._video_held
 
-    def lacks(self, tracks: Iterable[int]) -> None:
-        """It gets nothing of these video tracks before a keyframe. Called by the channel."""
+    def lack(self, tracks: Iterable[int]) -> None:
+        """Leaves these video tracks out, each until its next keyframe."""
         self._lacking = set(tracks)
 
-    def receive(self, audio: bool | None = None, video: bool | None = None) -> None:
-        """What the player wants to get (None: as before). Video that is turned on waits for a keyframe."""
+    def hold(self, sound: bool) -> None:
+        """Leaves video out until the next group of pictures, and without ``sound`` audio as well."""
+        self._video_held = True
+        self._audio_held = not sound
+
+    def release(self) -> None:
+        """Leaves nothing out any longer, whether a group of pictures has come or not."""
+        self._video_held = self._audio_held = False
+        self._lacking.clear()
+
+    def enable(self, audio: bool | None, video: bool | None) -> None:
+        """Turns audio and video on or off (None: as before). Video that is turned on waits for a keyframe."""
         if audio is not None:
             self._audio = audio
         if video is not None:
             self._video_held = video and (self._video_held or not self._video)
             self._video = video
-        if self.channel is not None:
-            self.channel.reconsider(self)
+
+    # Where it is
 
     def delivered(self) -> int:
-        """Bytes of the stream that were handed over, without what was lost."""
-        return self._sent if self._stretch is None else self._sent + self._position() - self._stretch
+        """Bytes of the log that were handed over, without what was lost."""
+        return (
+            self._sent - sum(map(len, self._rest)) + (0 if self._stretch is None else self.position() - self._stretch)
+        )
 
     def delivered_messages(self) -> int:
-        """The same in messages."""
-        if self._stretch is None or self.channel is None:
+        """The same in messages; one that is under way counts."""
+        if self._stretch is None:
             return self._sent_messages
-        block = self._block or self.channel.log.head
-        return self._sent_messages - self._first + block.number + bisect_right(block.ends, self._offset)
+        block = self._block or self._log.head
+        return self._sent_messages - self._first + block.number + bisect_left(block.ends, self._offset + 1)
 
-    def start(self, block: Block, headers: Headers, log: MediaLog) -> None:
-        """Receive from ``block`` on, before whose first message ``headers`` were in force. Called by the channel."""
+    def position(self) -> int:
+        """Its position in the log, in bytes."""
+        return self._log.head.position if self._block is None else self._block.position + self._offset
+
+    def oldest_cost(self, cost: int) -> int:
+        """The ``cost`` of the oldest block that it needs, or ``cost`` where it needs none."""
+        return cost if self._block is None else min(cost, self._block.cost)
+
+    def rest_size(self) -> int:
+        """Bytes of a message that has been handed over in part, and is no longer at its position."""
+        return sum(map(len, self._rest))
+
+    def start(self, block: Block, headers: Headers) -> None:
+        """Receives from ``block`` on, before whose first message ``headers`` were in force."""
+        log = self._log
         self._stretch = block.position
         self._first = block.number
         self._lag_limit = MAX_LAG + log.position - block.position
+        self._message_limit = MAX_LAG_MESSAGES + log.tail.number - block.number
         self._block = block
         self._offset = 0
         self._due = (headers, block.timestamp) if headers is not self._headers else None
         if self._lost_at is not None:
-            skipped = block.position - self._lost_at
+            self.skipped_bytes += block.position - self._lost_at
             self._lost_at = None
-            if self.channel is not None:
-                self.channel.skips += 1
-                self.channel.skipped_bytes += skipped
-            self.owner.play_skipped(self, skipped)
+
+    def stop(self) -> None:
+        """Receives nothing until the next `start`."""
+        self._sent = self.delivered() + sum(map(len, self._rest))
+        self._sent_messages = self.delivered_messages()
+        self._stretch = self._block = None
+        self._offset = 0
+
+    def leave(self) -> None:
+        """Ends it: nothing of the log is kept for it, and the connection is free for others."""
+        self.stop()
+        self._due = self._headers = None
+        if self._rest:
+            rest, self._rest = self._rest, []
+            self.writer.abandon(rest)
+
+    def fall_behind(self, block: Block, taken: int) -> None:
+        """The reader does not keep up any more: of the log from ``block`` on its writer took ``taken`` bytes."""
+        while taken and taken >= len(block.data) and block.following is not None:
+            taken -= len(block.data)
+            block = block.following
+        self._block = block
+        self._offset = 0
+        if taken:
+            end = block.ends[bisect_left(block.ends, taken)]
+            self._offset = end
+            if taken < end:
+                self._rest = [memoryview(block.data)[taken:end]]
+                self.writer.hold(self)
+
+    def too_slow(self) -> bool:
+        """Whether it is too far behind, and what it needs is not what is kept for joiners anyway."""
+        position = self.position()
+        groups = self._log.groups
+        block, log = self._block, self._log
+        if block is None or (groups and groups[-1].position <= position):
+            return False
+        return log.position - position > self._lag_limit or log.tail.number - block.number > self._message_limit
+
+    def skip(self) -> None:
+        """It is too slow: what lies between here and the next `start` is lost."""
+        position = self.position()
+        self.stop()
+        self._lost_at = position
+        if self._sent != self._skipped_at:  # else it has taken nothing since the last loss, which goes on
+            self._skipped_at = self._sent
+            self.skips += 1
+
+    # What is handed over
 
     def send_headers(self, headers: Headers, timestamp: int) -> None:
-        """Now, or, where something waits to leave, with what comes next: whoever takes nothing collects nothing."""
-        if self._outlet.blocked:
+        """Sends headers now, or with what comes next if something waits to leave: a blocked reader does not
+        accumulate headers."""
+        writer = self.writer
+        if writer.blocked or writer.holder is not None:
             self._headers = None
             self._due = headers, timestamp
             return
         self._headers = headers
         self._due = None
-        if headers.messages:
-            self._outlet.write(headers.chunks(timestamp, self.stream_id))
+        data = b""
+        if not self._greeted:
+            self._greeted = True
+            data = self._log.format.preamble
+        change = self._change
+        if change is None:
+            data += self._log.encode(headers, timestamp)
+        else:
+            for message in headers.messages:
+                encoded = self._log.encode_header(message, timestamp)
+                data += b"".join(change(encoded, 0, len(encoded)))
+        if data:
+            writer.write(data)
 
-    def stop(self) -> None:
-        """Receive nothing until the next `start`. Called by the channel."""
-        self._sent = self.delivered()
-        self._sent_messages = self.delivered_messages()
-        self._stretch = self._block = None
-
-    def place(self, block: Block, offset: int) -> None:
-        """The player is not at the head any more, but ``offset`` bytes behind the beginning of ``block``.
-
-        Called by the channel, which lets it `advance` before anything else may be written.
-        """
-        while offset and offset >= len(block.data) and block.following is not None:
-            offset -= len(block.data)
-            block = block.following
-        self._block = block
-        self._offset = offset
-
-    def advance(self) -> bool:
-        """Hands over what can leave. Tells whether the player stands at the head now, and may stay there."""
-        channel, outlet = self.channel, self._outlet
-        assert channel is not None
-        head = channel.log.head
-        if self._due is not None and not outlet.blocked:
+    def advance(self) -> int:
+        """Hands over what can leave now, within the budget of one turn: `CAUGHT_UP`, `WAITING` or `UNFINISHED`."""
+        writer, log = self.writer, self._log
+        messages = size = 0
+        while self._rest:
+            if writer.blocked:
+                return WAITING
+            if size >= TURN_BYTES:
+                return UNFINISHED
+            size += self._write_rest()
+        if self._due is not None and not writer.blocked and writer.holder is None:
             self.send_headers(*self._due)
-        while self._block is not None and self._block.position < head.position and not outlet.blocked:
-            if self.plain:
-                self._advance_plain(self._block, head)
+        while self._block is not None and self._block.position < log.head.position:
+            if writer.blocked or writer.holder not in (None, self):
+                return WAITING
+            if messages >= TURN_MESSAGES or size >= TURN_BYTES:
+                return UNFINISHED
+            before = self.position()
+            if self._rest:
+                size += self._write_rest()
+            elif self.plain:
+                messages += self._advance_plain(self._block)
             else:
-                self._advance_changed(self._block)
-        if self._lacking and self._block is head:
-            self._lacking &= channel.video_tracks  # another one begins with a keyframe anyway
-        if self._block is head and self.plain and not outlet.blocked:
+                messages += self._advance_changed(self._block)
+            size += self.position() - before
+        if self._lacking and self._block is log.head:
+            self._lacking &= log.program.video_tracks  # another one begins with a keyframe anyway
+        if self._block is log.head and self.plain and not writer.blocked and writer.holder is None:
             self._block = None
             self._lag_limit = MAX_LAG
-            return True
-        if self._block is not None and channel.log.position - self._position() > self._lag_limit:
-            self._skip(channel)
-        return False
+            self._message_limit = MAX_LAG_MESSAGES
+            return CAUGHT_UP
+        return WAITING
 
-    def resume(self) -> None:
-        """The outlet is not blocked any more. Called by the outlet's owner."""
-        if self.channel is not None:
-            self.channel.resumed(self)
+    def finish_message(self) -> None:
+        """Hands over what is left of a message, as far as that can leave."""
+        while self._rest and not self.writer.blocked:
+            self._write_rest()
 
-    def _position(self) -> int:
-        assert self.channel is not None
-        return self.channel.log.head.position if self._block is None else self._block.position + self._offset
+    def _write_rest(self) -> int:
+        """Hands over what is left of a message; returns how many bytes the writer took."""
+        taken = self.writer.try_writev(self._rest)
+        self._rest = _cut(self._rest, taken)
+        if not self._rest:
+            self.writer.release()
+        return taken
 
-    def _advance_plain(self, block: Block, head: Block) -> None:
+    def _advance_plain(self, block: Block) -> int:
+        """Hands over blocks as they are; returns how many messages they have."""
         buffers: list[bytes | memoryview] = []
-        following: Block | None = block
-        while following is not None and following is not head and len(buffers) < MAX_GATHER:
+        following = block
+        while following is not self._log.head and len(buffers) < MAX_GATHER:
             buffers.append(following.data)
+            assert following.following is not None
             following = following.following
         if self._offset:
             buffers[0] = memoryview(block.data)[self._offset :]
-        self.place(block, self._offset + self._outlet.offer_all(buffers))
-        if self._block is not following and not self._outlet.blocked:
-            self._finish_message()
+        self.fall_behind(block, self._offset + self.writer.try_writev(buffers))
+        return following.number - block.number
 
-    def _finish_message(self) -> None:
-        """Queues what is left of the message under way: others may write to the outlet only between messages."""
-        block = self._block
-        assert block is not None
-        end = block.ends[bisect_right(block.ends, self._offset)]
-        self._outlet.write(block.data[self._offset : end])
-        self.place(block, end)
-
-    def _advance_changed(self, block: Block) -> None:
-        """Hands over one block message by message: some left out, all with this player's stream id."""
-        if block.headers is not None:
-            self._video_held = False
-        parts: list[bytearray] = []
-        start = 0
-        for number, (type_id, end) in enumerate(zip(block.types, block.ends, strict=True)):
-            if type_id == VIDEO:
-                wanted = self._video and not self._video_held and self._can_decode(block, number)
-            else:
-                wanted = self._audio or type_id != AUDIO
-            if wanted and start >= self._offset:
-                parts.append(restream(bytearray(block.data[start:end]), self.stream_id))
+    def _advance_changed(self, block: Block) -> int:
+        """Hands over messages of one block, some left out; returns how many it has looked at."""
+        if block.headers is not None and not self._offset:
+            self._video_held = self._audio_held = False
+        start = self._offset
+        first = place = bisect_left(block.ends, start + 1)
+        buffers: list[bytes | memoryview] = []
+        wanted: list[tuple[int, int, list[bytes | memoryview]]] = []
+        while place < len(block.ends) and len(buffers) < MAX_GATHER:
+            end = block.ends[place]
+            if self._wants(block, place):
+                parts: list[bytes | memoryview] = [memoryview(block.data)[start:end]]
+                if self._change is not None:
+                    parts = self._change(block.data, start, end)
+                buffers += parts
+                wanted.append((start, end, parts))
             start = end
-        self._block = block.following
-        self._offset = 0
-        if parts:
-            self._outlet.write(b"".join(parts))
+            place += 1
+        taken = self.writer.try_writev(buffers) if buffers else 0
+        for begin, end, parts in wanted:
+            if taken < end - begin:
+                start = begin
+                if taken:
+                    start = end
+                    self._rest = _cut(parts, taken)
+                    self.writer.hold(self)
+                break
+            taken -= end - begin
+        self.fall_behind(block, start)
+        return place - first
 
-    def _can_decode(self, block: Block, number: int) -> bool:
-        """Whether a video message is of a track that the player has had a keyframe of, or is one."""
+    def _wants(self, block: Block, place: int) -> bool:
+        """Whether this reader gets the message at a place in a block."""
+        kind = block.types[place]
+        if kind != VIDEO:
+            return kind != AUDIO or (self._audio and not self._audio_held)
+        return self._video and not self._video_held and self._can_decode(block, place)
+
+    def _can_decode(self, block: Block, place: int) -> bool:
+        """Whether a video message is of a track that the reader has had a keyframe of, or is one."""
         if not self._lacking:
             return True
-        tracks, keyframe = block.tracks_of(number)
+        tracks, keyframe = block.tracks_of(place)
         if keyframe:
             self._lacking.difference_update(tracks)
             return True
         return not self._lacking.issuperset(tracks)
 
-    def _skip(self, channel: Channel) -> None:
-        """Too far behind: on to the newest keyframe, or, where that is not kept, to what comes next."""
-        groups = channel.log.groups
-        position = self._position()
-        if groups and groups[-1].position <= position:
-            return  # what it needs is kept for joiners anyway
-        self.stop()
-        self._lost_at = position
-        if groups:
-            channel.start_at_group(self, groups[-1])
-        else:
-            channel.start_next(self)
+
+def _cut(buffers: list[bytes | memoryview], taken: int) -> list[bytes | memoryview]:
+    """What is left of buffers of which ``taken`` bytes have left."""
+    rest: list[bytes | memoryview] = []
+    for buffer in buffers:
+        size = len(buffer)
+        if taken < size:
+            rest.append(memoryview(buffer)[taken:])
+            taken = size
+        taken -= size
+    return rest

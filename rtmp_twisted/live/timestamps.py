@@ -45,7 +45,7 @@ class Timestamps:
         self._kinds.clear()
         self._shift = None
 
-    def place(self, kind: int, timestamp: int) -> int:
+    def rebase(self, kind: int, timestamp: int) -> int:
         """When a frame is for the players; ``kind`` is its message type id."""
         state = self._kinds.get(kind)
         if state is None:
@@ -63,7 +63,7 @@ class Timestamps:
             state.floor = None
         return placed
 
-    def place_beside(self, kind: int, timestamp: int) -> int:
+    def rebase_other(self, kind: int, timestamp: int) -> int:
         """The same for what is no frame. Its time does not count, where it is another than that of the frames."""
         state = self._kinds.get(kind) or self._kinds.get(VIDEO) or self._kinds.get(AUDIO)
         if state is None:

@@ -1,8 +1,8 @@
-"""What a codec header says about its stream, for an operator's page: best effort, bounded, never raises.
+"""What a codec header says about its stream, for the operators' pages: best effort, bounded, never raises.
 
-Called once per header, never per frame. The records' layouts: ISO/IEC 14496-15 (AVC, HEVC), AV1 in ISOBMFF and the
-AV1 bitstream's section 5.5, VP9 in ISOBMFF, ISO/IEC 14496-3 (AAC), RFC 7845 (Opus), RFC 9639 (FLAC). The codec
-strings are those of RFC 6381, as browsers take them.
+Called once for each header, never for a frame. The layouts of the records are in ISO/IEC 14496-15 (AVC, HEVC), AV1 in
+ISOBMFF, section 5.5 of the AV1 bitstream, VP9 in ISOBMFF, ISO/IEC 14496-3 (AAC), RFC 7845 (Opus) and RFC 9639 (FLAC).
+The codec strings are those of RFC 6381, in the form that browsers accept.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ Details: TypeAlias = dict[str, str | int | float]
 
 MAX_RECORD: Final = 16_384
 """Bytes of a header that are looked at."""
+
 MAX_PARAMETER_SET: Final = 1024
-"""Bytes of an H.264 or HEVC sequence parameter set that are looked at; all that is wanted stands before its end."""
+"""Bytes of an H.264 or HEVC sequence parameter set that are looked at. The fields that are read come before them."""
+
 MAX_DIMENSION: Final = 65_536
-"""A larger width or height is not believed."""
+"""Pixels of width or height. A larger one is taken for damage, and left out."""
+
 MAX_FRAME_RATE: Final = 1000
-"""Nor is a larger frame rate."""
+"""Frames per second. A larger rate is taken for damage, and left out."""
 
 _AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _AAC_CHANNELS: Final = (0, 1, 2, 3, 4, 5, 6, 8)
@@ -34,7 +37,7 @@ _AV1_SEQUENCE_HEADER: Final = 1
 
 
 def describe_header(type_id: int, body: bytes) -> Details:
-    """What a header message (of its first track) says; empty where ``body`` is no codec's configuration."""
+    """Returns what a header message says about its first track; nothing where it is no configuration of a codec."""
     if not any(kind == "sequence" for _, _, kind in tags.header_slots(type_id, body)):
         return {}
     codec = tags.codec_name(type_id, body)
@@ -52,13 +55,13 @@ def describe_header(type_id: int, body: bytes) -> Details:
         record = body[start : start + MAX_RECORD]
     describe = _DESCRIBERS.get((type_id, codec))
     if describe is not None:
-        with contextlib.suppress(IndexError):  # The record ends too early: what was found until there stands.
+        with contextlib.suppress(IndexError):  # The record is cut: what was found so far is returned.
             describe(record, details)
     return details
 
 
 class _Bits:
-    """Reads numbers of some bits; raises IndexError at the end of the data."""
+    """Reads numbers of any count of bits. Raises IndexError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -71,7 +74,7 @@ class _Bits:
         return self._value >> self._left & (1 << count) - 1
 
     def golomb(self) -> int:
-        """ue(v): H.264, section 9.1. At most 32 bits."""
+        """Reads ue(v), of at most 32 bits (H.264, section 9.1)."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -80,7 +83,7 @@ class _Bits:
         return (1 << zeros) - 1 + self.read(zeros)
 
     def signed_golomb(self) -> int:
-        """se(v)."""
+        """Reads se(v) (H.264, section 9.1.1)."""
         number = self.golomb()
         return (number + 1) // 2 if number & 1 else -(number // 2)
 
@@ -105,7 +108,7 @@ def _h264(record: bytes, details: Details) -> None:
 
 
 def _h264_sps(sps: bytes, details: Details) -> None:
-    """H.264, section 7.3.2.1.1, behind the NAL unit's header byte."""
+    """H.264, section 7.3.2.1.1, behind the header byte of the NAL unit."""
     bits = _Bits(sps)
     profile = bits.read(8)
     bits.read(16)
@@ -166,7 +169,7 @@ def _skip_picture_order_count(bits: _Bits) -> None:
 
 
 def _h264_frame_rate(bits: _Bits, details: Details) -> None:
-    """H.264, section E.1.1, up to the timing."""
+    """H.264, section E.1.1, up to the timing information."""
     if bits.read(1) and bits.read(8) == 255:  # Extended_SAR
         bits.read(32)
     if bits.read(1):
@@ -209,7 +212,7 @@ def _hevc(record: bytes, details: Details) -> None:
 
 
 def _hevc_sps(sps: bytes, details: Details) -> None:
-    """H.265, section 7.3.2.2.1, behind the NAL unit's header of two bytes."""
+    """H.265, section 7.3.2.2.1, behind the two header bytes of the NAL unit."""
     bits = _Bits(sps)
     bits.read(4)
     sub_layers = bits.read(3)
@@ -248,7 +251,7 @@ def _av1(record: bytes, details: Details) -> None:
 
 
 def _av1_sequence_header(bits: _Bits, details: Details) -> None:
-    """AV1, section 5.5.1, up to the frame's size."""
+    """AV1, section 5.5.1, up to the size of the frame."""
     bits.read(4)
     if bits.read(1):  # reduced_still_picture_header
         bits.read(5)
@@ -268,7 +271,7 @@ def _av1_sequence_header(bits: _Bits, details: Details) -> None:
 
 
 def _skip_av1_timing(bits: _Bits) -> int:
-    """The length of the decoder model's delays in bits, or 0 where there is no decoder model."""
+    """Returns the length in bits of the delays in the decoder model, or 0 where there is no decoder model."""
     if not bits.read(1):
         return 0
     bits.read(64)
@@ -316,7 +319,7 @@ def _aac_rate(bits: _Bits) -> int:
 
 
 def _opus(record: bytes, details: Details) -> None:
-    """The identification header: RFC 7845, section 5.1. Opus is decoded at 48 kHz whatever was recorded."""
+    """The identification header: RFC 7845, section 5.1. Opus is decoded at 48 kHz, whatever the rate of its source."""
     if record[:8] == b"OpusHead":
         details["codec_string"] = "opus"
         details["channels"] = record[9]
@@ -324,7 +327,7 @@ def _opus(record: bytes, details: Details) -> None:
 
 
 def _flac(record: bytes, details: Details) -> None:
-    """STREAMINFO behind the signature and the block's header: RFC 9639, section 8.2."""
+    """STREAMINFO, behind the signature and the header of the block: RFC 9639, section 8.2."""
     if record[:4] == b"fLaC":
         bits = _Bits(record[18:26])
         details["codec_string"] = "flac"

@@ -1,105 +1,247 @@
-"""One client: bytes in, bytes out, time-outs, and how its connection ends. Made by protocol, which its transport calls;
-the commands are session's.
+"""An RTMP connection, for both roles: bytes to messages and back, time-outs, and how it ends.
+
+It has the handshake, the chunk stream, acknowledgements, pings and the writer. Whether this side accepted or called
+only decides which handshake it has, and which handler stands above it: a server's session (session.py), or a client's.
+protocol makes it Twisted's; its factory calls `check` every second.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import enum
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol, cast
 
-from twisted.internet.interfaces import ISSLTransport
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime, ISSLTransport
 from twisted.logger import Logger
 
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.formatting import amount, duration
-from rtmp_twisted.rtmp.session import MAX_MESSAGE_BEFORE_PUBLISH, Session
-from rtmp_twisted.rtmp.writer import SocketWriter, writer_for
+from rtmp_twisted.rtmp.poller import PublisherPoller
+from rtmp_twisted.rtmp.writer import SocketWriter, Writer, writer_for
+from rtmp_twisted.states import Transitions
 from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
-from rtmp_twisted.wire.handshake import ServerHandshake
 from rtmp_twisted.wire.messages import Message
 
-if TYPE_CHECKING:
-    from rtmp_twisted.rtmp.factory import RTMPFactory
+WINDOW: Final = 5_000_000
+"""Bytes: the window acknowledgement size that holds until the other side says another one."""
+
+MAX_MESSAGE: Final = 64 * 1024
+"""Bytes: the longest message that is accepted until `Connection.accept_messages` is called."""
+
+MESSAGES_PER_TURN: Final = 64
+"""Messages of one connection that are handled in one turn of the reactor; the others wait for the next turns."""
+
+COMMAND_COST: Final = 16
+"""What a command counts of those, or chunks that complete no message: they take longer."""
 
 HANDSHAKE_SECONDS: Final = 10
 """From the connection to the end of the handshake."""
 CONNECT_SECONDS: Final = 10
 """From the handshake to ``connect``."""
 IDLE_SECONDS: Final = 60
-"""How long a client may neither publish nor play, nor ask to, once it is connected."""
+"""How long a connected client may neither publish nor play, nor ask to."""
+LINGER_SECONDS: Final = 5
+"""How long a closing connection may take to deliver what was sent."""
 PING_SECONDS: Final = 30
 """From one Ping Request to the next."""
 SILENT_SECONDS: Final = 60
-"""A client that has sent nothing for so long is gone, unless it takes the media that it is sent."""
+"""When the other side has sent nothing for so long, it is gone, unless it takes the media that it is sent."""
 STUCK_SECONDS: Final = 60
-"""A client that has taken nothing for so long, while something waited for it, is gone."""
-LINGER_SECONDS: Final = 5
-"""How long a closing connection may take to deliver what was sent."""
-MAX_WAITING: Final = 1024 * 1024
+"""When the other side has taken nothing for so long, although something waits for it, it is gone."""
+MAX_WAITING = 1024 * 1024
 """Bytes of answers that may wait to leave; media is not among them."""
 
 _log = Logger(__name__)
 
 
-class Client:
-    """Begins with `connected`, ends with `lost`. Its factory calls `check` every second."""
+class ConnectionState(enum.Enum):
+    """See `CONNECTION_TRANSITIONS`."""
 
-    def __init__(self, factory: RTMPFactory, number: int, client_ip: str) -> None:
-        self.factory = factory
-        self.client_ip = client_ip
-        self.log = SessionLog(_log, number, client_ip, factory.debug, factory.trace)
-        self._clock = factory.options.clock
-        self._handshake: ServerHandshake | None = ServerHandshake(os.urandom, self._milliseconds)
-        self._decoder = chunks.ChunkDecoder(MAX_MESSAGE_BEFORE_PUBLISH)
+    HANDSHAKE = "handshake"
+    CONNECT = "connect"
+    IDLE = "idle"
+    PUBLISHING = "publishing"
+    PLAYING = "playing"
+    CLOSING = "closing"
+
+
+CONNECTION_TRANSITIONS: Final = Transitions(
+    {
+        ConnectionState.HANDSHAKE: (ConnectionState.CONNECT, ConnectionState.CLOSING),
+        ConnectionState.CONNECT: (ConnectionState.IDLE, ConnectionState.CLOSING),
+        ConnectionState.IDLE: (ConnectionState.PUBLISHING, ConnectionState.PLAYING, ConnectionState.CLOSING),
+        ConnectionState.PUBLISHING: (ConnectionState.IDLE, ConnectionState.PLAYING, ConnectionState.CLOSING),
+        ConnectionState.PLAYING: (ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.CLOSING),
+        ConnectionState.CLOSING: (),
+    }
+)
+"""A connection's life. One that publishes and plays counts as publishing; asking to publish is part of it."""
+
+_LIMITS: Final = {
+    ConnectionState.HANDSHAKE: (HANDSHAKE_SECONDS, "no handshake within {} s"),
+    ConnectionState.CONNECT: (CONNECT_SECONDS, "no connect within {} s"),
+    ConnectionState.IDLE: (IDLE_SECONDS, "neither published nor played for {} s"),
+}
+"""Seconds that a state may last, and the reason for the log."""
+
+
+class Handshake(Protocol):
+    """One side's handshake (wire/handshake.py)."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def rest(self) -> bytes: ...
+
+    def start(self) -> bytes: ...
+
+    def receive(self, data: bytes) -> bytes: ...
+
+
+class MediaSink(Protocol):
+    """Where the media that arrives goes: a publication."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the other side has to wait with what it sends."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds because it cannot be handed on yet."""
+
+    def write(self, message: Message) -> None:
+        """Takes one message of a type in ``messages.MEDIA``."""
+
+
+class Handler(Protocol):
+    """What stands above a connection, and decides what its messages mean."""
+
+    def handshaken(self) -> None:
+        """Messages may be sent from now on."""
+
+    def receive(self, message: Message) -> None:
+        """One message that is neither for the connection itself nor for the sink. Raises ProtocolError where the
+        connection cannot go on."""
+
+    def drained(self) -> None:
+        """What waited to leave has left."""
+
+    def blocked(self) -> None:
+        """Something waits to leave."""
+
+    def delivered(self) -> int:
+        """Bytes of media that were handed over so far."""
+
+    def check(self, received: int, seconds: float) -> None:
+        """Called every second or so, in which ``received`` bytes came."""
+
+    def end(self, reason: str) -> None:
+        """The connection is lost, or will be closed. Called once."""
+
+
+class Registry(Protocol):
+    """Who keeps count of connections: a factory."""
+
+    def connection_made(self, connection: Connection) -> None: ...
+
+    def connection_lost(self, connection: Connection) -> None: ...
+
+
+@frozen
+class ConnectionOptions:
+    """What all connections have in common. ``flush`` hands on what publishers have sent; without a ``poller`` each
+    transport reads for itself. ``debug`` and ``trace``: whether such log events are wanted."""
+
+    clock: IReactorTime
+    registry: Registry
+    turns: Turns
+    flush: Callable[[], None]
+    poller: PublisherPoller | None = None
+    debug: bool = False
+    trace: bool = False
+
+
+class Connection:
+    """``number`` names the connection in the log; ``peer`` is the other side's address, textual, IPv4 where it is
+    IPv4-mapped. Begins with `connected`, ends with `lost`. ``handler`` has to be set before it begins."""
+
+    handler: Handler
+
+    def __init__(self, options: ConnectionOptions, handshake: Handshake, number: int, peer: str) -> None:
+        self.options = options
+        self.number = number
+        self.peer = peer
+        self.log = SessionLog(_log, number, peer, options.debug, options.trace)
+        self.state = ConnectionState.HANDSHAKE
+        self.sink: MediaSink | None = None
+        """Set while the other side publishes, or asks to."""
+        self.bytes_received = 0
+        self._clock = options.clock
+        self.heard_at = self._since = self._state_since = self._pinged_at = self._clock.seconds()
+        self._handshake: Handshake | None = handshake
+        self._decoder = chunks.ChunkDecoder(MAX_MESSAGE)
+        self._feed: Callable[[bytes], Iterator[Message | None]] = self._decoder.feed
+        if options.trace:
+            self._feed = self._traced_feed
+        self._messages: Iterator[Message | None] | None = None  # that came in this turn, or go on in the next
+        self._parts: Iterator[Message] | None = None  # of an aggregate message, before the other messages
         self._chunk_size = chunks.DEFAULT_CHUNK_SIZE
-        self._session = Session(factory.options, self, client_ip, self.log)
-        self._since = self._phase_began = self._heard_at = self._pinged_at = self._clock.seconds()
-        self._received = 0
-        self._checked, self._checked_at = 0, self._since
+        self._window = WINDOW
         self._acknowledged = 0
         self._answered = 0
+        self._checked, self._checked_at = 0, self._since
         self._delivered = 0
+        self._polled = False  # the poller is to read for it
+        self._full = False  # the sink is
         self._closing = ""  # why it is being closed
+        self._made = False
+        self._aborted = False
         self._lost = False
 
     # What the protocol calls
 
     def connected(self, transport: Any) -> None:
         self.transport = transport
-        self.factory.connections.add(self)
-        self.factory.gate.enter(self.client_ip)
+        self._made = True
+        self.options.registry.connection_made(self)
         try:
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
-            # A client that is gone without a word: the kernel finds out as soon as data is not acknowledged.
+            # When the other side is gone without a word, the kernel finds out as soon as data is not acknowledged.
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
         except (AttributeError, OSError):
             pass  # not TCP
-        self.outlet = writer_for(transport, self._clock, self._drained)
+        self.writer: Writer = writer_for(transport, self._clock, self._drained, self._blocked, self.abort)
         self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
+        if self._handshake is not None:
+            hello = self._handshake.start()
+            if hello:
+                self.writer.write(hello)
 
     def lost(self, why: str) -> None:
         """The connection is lost, for a reason that counts where it is not this side that has closed it."""
         self._lost = True
-        self._leave_intake()
-        if self not in self.factory.connections:
+        if not self._made:
             return  # TLS could not even begin
-        self.factory.connections.discard(self)
-        self.factory.gate.leave(self.client_ip)
-        if self._closing:
-            why = self._closing
-        self._session.end(why)
-        level = self.log.info if self._session.connected or self._closing else self.log.debug
+        self._stop_reading()
+        connected = self.state is not ConnectionState.HANDSHAKE and self.state is not ConnectionState.CONNECT
+        if not self._closing:
+            self.handler.end(why)
+        level = self.log.info if connected or self._closing else self.log.debug
         level(
             "disconnected after {duration}, {received} received: {reason}",
             duration=duration(self._clock.seconds() - self._since),
-            received=amount(self._received),
-            reason=why,
+            received=amount(self.bytes_received),
+            reason=self._closing or why,
         )
-        self.factory.connection_ended()
+        self.options.registry.connection_lost(self)
+        self._clear()
 
     def acknowledge_at_once(self) -> None:
         """Spares a client that writes its commands one by one, with TCP_NODELAY off, a wait for each: up to 40 ms."""
@@ -107,59 +249,138 @@ class Client:
             self.transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def received(self, data: bytes) -> None:
-        """Some bytes have come, and that was all for the moment. Never raises."""
+        """Some bytes have come; they are handed on at once. Never raises."""
         self.receive(data)
-        self.received_all()
-        if self.factory.intake is not None:
-            self.factory.intake.glance()
+        self.options.flush()
+        if self.options.poller is not None:
+            self.options.poller.poll_if_due()
 
-    def _drained(self) -> None:
-        """What waited to leave has left."""
-        self._session.resume()
-        if self.factory.intake is not None:
-            self.factory.intake.glance()
-
-    # What the intake calls
+    # What the poller calls
 
     def receive(self, data: bytes) -> None:
-        """Some bytes have come; `received_all` follows. Never raises."""
-        self._heard_at = self._clock.seconds()
-        self._received += len(data)
+        """Some bytes have come, which ``flush`` hands on later. Never raises."""
+        self.heard_at = self._clock.seconds()
+        self.bytes_received += len(data)
         if self._closing:
             return
-        session = self._session
-        if session.publication is None and not session.busy:
+        if self.state not in _STREAMING:
             self.acknowledge_at_once()
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
-            for message in self._decoder.feed(data):
-                session.receive(message)
-                if self._closing:
-                    return
+            messages_here = self._feed(data)
+            if self._messages is not None:  # TLS hands over what it has, also when it is paused
+                return
+            self._messages = messages_here
+            if self._handle():
+                self._pause()
+                self.options.turns.add(self._next_turn)
         except ProtocolError as problem:
             self.abort(str(problem))
         except Exception:
             self._fail()
 
-    def received_all(self) -> None:
-        """What has come is handed on. Never raises."""
-        if self._closing:
-            return
-        session = self._session
+    def _handle(self) -> bool:
+        """Handles the messages that have come, within the budget of one turn; returns whether there are more."""
+        left = MESSAGES_PER_TURN
+        if self._parts is not None:
+            left = self._handle_parts(self._parts, left)
+            if not left:
+                return True
+        assert self._messages is not None
+        for message in self._messages:
+            if message is not None:
+                sink = self.sink
+                if sink is not None and message.type_id in messages.MEDIA:
+                    sink.write(message)
+                elif message.type_id in _CONTROL:
+                    self._control(message)
+                elif message.type_id == messages.AGGREGATE:
+                    left = self._handle_parts(messages.split_aggregate(message), left)
+                else:
+                    self.handler.receive(message)
+                    left -= COMMAND_COST - 1
+                if self._closing:
+                    return False
+            else:  # many chunks that completed nothing
+                left -= COMMAND_COST - 1
+            left -= 1
+            if left <= 0:
+                return True
+        self._messages = None
+        if self.bytes_received - self._acknowledged >= self._window:
+            self._acknowledged = self.bytes_received
+            self.send(messages.acknowledgement(self.bytes_received))
+        if self.sink is not None and self.sink.full:
+            self._full = True
+            self._pause()
+        return False
+
+    def _handle_parts(self, parts: Iterator[Message], left: int) -> int:
+        """The same for the media in an aggregate message; returns what is left of the budget: 0 if there are more."""
+        self._parts = parts
+        for part in parts:
+            if self.sink is not None and part.type_id in messages.MEDIA:
+                self.sink.write(part)
+            left -= 1
+            if left <= 0:
+                return 0
+        self._parts = None
+        return left
+
+    def _next_turn(self) -> bool:
+        """Goes on with what one turn was too short for; returns whether there is still more."""
+        if self._closing or self._lost or self._messages is None:
+            return False
         try:
-            session.received_all(self._heard_at)
-            if self._received - self._acknowledged >= session.window:
-                self._acknowledged = self._received
-                self.send(messages.acknowledgement(self._received))
+            if self._handle():
+                return True
+            self._read_on()
+        except ProtocolError as problem:
+            self.abort(str(problem))
         except Exception:
             self._fail()
+        self.options.flush()
+        return False
+
+    def _control(self, message: Message) -> None:
+        """A message for the connection itself (section 5.4, and the pings of section 7.1.7)."""
+        if message.type_id == messages.WINDOW_ACKNOWLEDGEMENT_SIZE:
+            self._window = messages.four_bytes(message) or WINDOW
+        elif message.type_id == messages.USER_CONTROL:
+            event, data = messages.parse_user_control(message)
+            if event != messages.PING_REQUEST:
+                self.handler.receive(message)
+            elif len(data) >= 4:
+                self.send(messages.user_control(messages.PING_RESPONSE, int.from_bytes(data[:4], "big")))
+
+    def _traced_feed(self, data: bytes) -> Iterator[Message | None]:
+        for message in self._decoder.feed(data):
+            if message is not None:
+                self._trace("received", message)
+            yield message
+
+    def _trace(self, what: str, message: Message) -> None:
+        self.log.trace(
+            "{what}: message type {type_id}, stream {stream_id}, time {timestamp}, {size} bytes",
+            what=what,
+            type_id=message.type_id,
+            stream_id=message.stream_id,
+            timestamp=message.timestamp,
+            size=len(message.body),
+        )
 
     def _fail(self) -> None:
         self.log.failure("a bug, which ends this connection")
         self.abort("internal error")
 
-    # What the session calls
+    # What the handler calls
+
+    def enter(self, state: ConnectionState) -> None:
+        """Changes its state, if that is another one. Raises IllegalTransition where the table does not list that."""
+        if state is not self.state:
+            self.state = CONNECTION_TRANSITIONS.move(self.state, state)
+            self._state_since = self._clock.seconds()
 
     def send(self, *to_send: Message) -> None:
         """Sends the messages in one write. A Set Chunk Size among them holds for those after it."""
@@ -167,52 +388,43 @@ class Client:
             return
         data = b""
         for message in to_send:
+            if self.log.trace_on:
+                self._trace("sent", message)
             control = message.type_id <= messages.SET_PEER_BANDWIDTH
             data += chunks.encode(message, 2 if control else 3, self._chunk_size)
             if message.type_id == messages.SET_CHUNK_SIZE:
                 self._chunk_size = messages.four_bytes(message)
-        if not self.outlet.blocked:
+        if not self.writer.blocked:
             self._answered = 0
         self._answered += len(data)
         if self._answered > MAX_WAITING:
             self.abort("it does not read its answers")
             return
-        self.outlet.write(data)
+        self.writer.write(data)
 
     def accept_messages(self, longest: int) -> None:
+        """The other side's messages may be up to ``longest`` bytes long."""
         self._decoder.max_message_length = longest
 
-    def pause_reading(self) -> None:
-        if not self._closing:
-            self._leave_intake()
-            self.transport.pauseProducing()
-
     def read_media(self) -> None:
-        if self._closing:
-            return
-        intake = self.factory.intake
-        if intake is not None and isinstance(self.outlet, SocketWriter):
-            intake.take(self)
-        else:
-            self.transport.resumeProducing()
-
-    def _leave_intake(self) -> None:
-        if self.factory.intake is not None:
-            self.factory.intake.drop(self)
+        """The sink takes what comes from now on. Publishers are read by the poller, where that is possible."""
+        self._polled = self.options.poller is not None and isinstance(self.writer, SocketWriter)
+        self._full = False
+        if self._messages is None:
+            self._read_on()
 
     def finish(self, reason: str) -> None:
-        """Closes the connection when all that was sent has been delivered; ``reason`` goes to the log.
+        """Closes the connection when everything that was sent has been delivered; ``reason`` goes to the log.
 
-        What the client still sends is read and dropped, since a close with unread data in it makes the kernel
-        discard what the client has not read yet.
+        What the other side still sends is read and dropped: a close while there is unread data makes the kernel
+        discard what the other side has not read yet.
         """
         if self._closing or self._lost:
             return
-        self._closing = reason
-        self._phase_began = self._clock.seconds()
-        self._session.end(reason)
-        self.outlet.close()
-        self._leave_intake()
+        self._close(reason)
+        self._stop_reading()
+        if self._aborted:
+            return  # a player has left in the middle of a long message
         self.transport.resumeProducing()
         half_close = getattr(self.transport, "loseWriteConnection", None)
         if half_close is None or ISSLTransport.providedBy(self.transport):
@@ -225,65 +437,124 @@ class Client:
         if self._lost:
             return
         if not self._closing:
-            self._closing = reason
-            self._session.end(reason)
-            self.outlet.close()
-        self._leave_intake()
+            self._close(reason)
+        self._aborted = True
+        self._stop_reading()
         self.transport.abortConnection()
+
+    def _close(self, reason: str) -> None:
+        self._closing = reason
+        self.handler.end(reason)
+        self.enter(ConnectionState.CLOSING)
+        self.writer.close()
+        self._drop_input()
 
     # What the factory calls
 
+    def held(self) -> int:
+        """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
+        sink = self.sink
+        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
+
     def check(self, now: float) -> None:
-        """Whether the client keeps to its times; called every second."""
-        self._session.check(self._received - self._checked, now - self._checked_at)
-        self._checked, self._checked_at = self._received, now
+        """Whether the other side keeps to its times; called every second."""
         if self._closing:
-            if now - self._phase_began >= LINGER_SECONDS:
+            if now - self._state_since >= LINGER_SECONDS:
                 self.abort(self._closing)
             return
-        late = self._lateness(now)
+        self.handler.check(self.bytes_received - self._checked, now - self._checked_at)
+        self._checked, self._checked_at = self.bytes_received, now
+        late = "" if self._closing else self._lateness(now)
         if late:
             self.abort(late)
-        elif now - self._pinged_at >= PING_SECONDS and self._session.connected:
+        elif now - self._pinged_at >= PING_SECONDS and self.state in _CONNECTED:
             self._pinged_at = now
-            self.send(messages.user_control(messages.PING_REQUEST, self._milliseconds()))
+            self.send(messages.user_control(messages.PING_REQUEST, int(now * 1000)))
 
     def _lateness(self, now: float) -> str:
-        session = self._session
-        in_phase = now - self._phase_began
-        if self._handshake is not None:
-            return f"no handshake within {HANDSHAKE_SECONDS} s" if in_phase >= HANDSHAKE_SECONDS else ""
-        if not session.connected:
-            return f"no connect within {CONNECT_SECONDS} s" if in_phase >= CONNECT_SECONDS else ""
-        if session.busy:
-            self._phase_began = now
-        elif in_phase >= IDLE_SECONDS:
-            return f"neither published nor played for {IDLE_SECONDS} s"
-        blocked_since = self.outlet.blocked_since
+        """The reason why it is to be closed, or an empty text."""
+        limit = _LIMITS.get(self.state)
+        if limit is not None and now - self._state_since >= limit[0]:
+            return limit[1].format(limit[0])
+        if self.state not in _CONNECTED:
+            return ""
+        blocked_since = self.writer.blocked_since
         if blocked_since is not None and now - blocked_since >= STUCK_SECONDS:
             return f"took nothing for {STUCK_SECONDS} s"
-        if now - self._heard_at >= SILENT_SECONDS and not self._takes_media(now):
+        if now - self.heard_at >= SILENT_SECONDS and not self._takes_media(now):
             return f"silent for {SILENT_SECONDS} s"
         return ""
 
     def _takes_media(self, now: float) -> bool:
         """Whether media has left since this was asked last: a viewer that never says a word is welcome."""
-        delivered = self._session.delivered()
-        if delivered == self._delivered or self.outlet.blocked:
+        delivered = self.handler.delivered()
+        if delivered == self._delivered or self.writer.blocked:
             return False
         self._delivered = delivered
-        self._heard_at = now
+        self.heard_at = now
         return True
 
-    def _shake_hands(self, handshake: ServerHandshake, data: bytes) -> bytes:
+    # Inside
+
+    def _shake_hands(self, handshake: Handshake, data: bytes) -> bytes:
         answer = handshake.receive(data)
         if answer:
-            self.outlet.write(answer)
+            self.writer.write(answer)
         if not handshake.done:
             return b""
         self._handshake = None
-        self._phase_began = self._clock.seconds()
+        self.enter(ConnectionState.CONNECT)
+        self.handler.handshaken()
         return handshake.rest
 
-    def _milliseconds(self) -> int:
-        return int(self._clock.seconds() * 1000) & 0xFFFFFFFF
+    def _drained(self) -> None:
+        """What waited to leave has left."""
+        self.handler.drained()
+        if self.options.poller is not None:
+            self.options.poller.poll_if_due()
+
+    def _blocked(self) -> None:
+        self.handler.blocked()
+
+    def _pause(self) -> None:
+        """Reads nothing until `_read_on`."""
+        if not self._closing:
+            self._stop_reading()
+            self.transport.pauseProducing()
+
+    def _read_on(self) -> None:
+        if self._closing or self._lost or self._full:
+            return
+        if self._polled and self.options.poller is not None:
+            self.options.poller.add(self)
+        else:
+            self.transport.resumeProducing()
+
+    def _stop_reading(self) -> None:
+        if self.options.poller is not None:
+            self.options.poller.remove(self)
+
+    def _drop_input(self) -> None:
+        """Nothing that has come is handled any more, and nothing of it is kept."""
+        self.sink = None
+        self._messages = self._parts = None
+        self._handshake = None
+        self._decoder.clear()
+
+    def _clear(self) -> None:
+        """The connection is gone: keeps nothing, and refers to nothing that refers to it."""
+        self._drop_input()
+        self.writer.clear()
+        self.transport = self.handler = cast(Any, None)
+
+
+_CONNECTED: Final = frozenset((ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.PLAYING))
+_STREAMING: Final = frozenset((ConnectionState.PUBLISHING, ConnectionState.PLAYING))
+_CONTROL: Final = frozenset(
+    (
+        messages.ACKNOWLEDGEMENT,
+        messages.USER_CONTROL,
+        messages.WINDOW_ACKNOWLEDGEMENT_SIZE,
+        messages.SET_PEER_BANDWIDTH,
+    )
+)

@@ -1,81 +1,122 @@
-"""Who connects: makes a protocol for each connection, watches their times, and ends them when the server stops."""
+"""The server's side of listening: makes each connection with its session, watches their times, and ends them when the
+server stops. Made by tap.py."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtmp_twisted.rtmp.connection import Client
+from rtmp_twisted.rtmp.connection import Connection, ConnectionOptions
 from rtmp_twisted.rtmp.formatting import address
 from rtmp_twisted.rtmp.limits import ConnectionLimits
+from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
-from rtmp_twisted.rtmp.session import SessionOptions
+from rtmp_twisted.rtmp.session import ServerSession
+from rtmp_twisted.wire.handshake import ServerHandshake
+
+CONNECTION_OVERHEAD: Final = 8192
+"""Bytes of memory that a connection takes; over TLS it is five times as much."""
+
+
+MUCH: Final = 64 * 1024
+"""Bytes: a connection that holds no more is not ended when memory is short."""
 
 
 class RTMPFactory(Factory):
-    """``gate`` is told of each connection; without one there are no limits. ``intake`` reads what publishers send;
-    without one each transport does. ``debug`` and ``trace``: whether such log events are wanted at all."""
+    """``limits`` is told of each connection; without one there are none. ``poller`` reads what publishers send; without
+    one each transport does. ``debug`` and ``trace``: whether such log events are wanted at all."""
 
     noisy = False
 
     def __init__(
         self,
         options: SessionOptions,
-        gate: ConnectionLimits | None = None,
-        intake: PublisherPoller | None = None,
+        limits: ConnectionLimits | None = None,
+        poller: PublisherPoller | None = None,
         debug: bool = False,
         trace: bool = False,
     ) -> None:
+        scheduler = options.broker.scheduler
         self.options = options
-        self.gate = gate or ConnectionLimits()
-        self.intake = intake
-        self.debug = debug
-        self.trace = trace
-        self.connections: set[Client] = set()
+        self.limits = limits or ConnectionLimits()
+        self.connections: dict[Connection, None] = {}
+        """Oldest first."""
         self.accepted = 0
         """Connections so far: the number of the newest."""
+        self._connection_options = ConnectionOptions(
+            options.clock, self, scheduler.turns, scheduler.flush_pending, poller, debug, trace
+        )
+        self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
         self.accepted += 1
-        return RTMPProtocol(self, self.accepted, textual_ip(getattr(addr, "host", "")))
+        peer = textual_ip(getattr(addr, "host", ""))
+        connection = Connection(self._connection_options, self._handshake(), self.accepted, peer)
+        connection.handler = ServerSession(self.options, connection)
+        return RTMPProtocol(connection)
 
-    def connection_ended(self) -> None:
-        """Called by each client, once, at its end; it is not among the connections any more."""
+    def connection_made(self, connection: Connection) -> None:
+        self.connections[connection] = None
+        self.limits.enter(connection.peer)
+
+    def connection_lost(self, connection: Connection) -> None:
+        del self.connections[connection]
+        self.limits.leave(connection.peer)
         if self._all_gone is not None and not self.connections:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)
 
     def check(self) -> None:
-        """Checks each connection's times."""
+        """Checks each connection's times, and counts what is held."""
+        self._account.settle()
+        self.options.broker.settle()
         now = self.options.clock.seconds()
-        for client in list(self.connections):
-            client.check(now)
+        for connection in list(self.connections):
+            connection.check(now)
 
     def finish_all(self, reason: str) -> Deferred[None]:
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
         self.options.broker.kill_all(reason)  # first: their players are told before they are left
-        for client in list(self.connections):
-            client.finish(reason)
+        for connection in list(self.connections):
+            connection.finish(reason)
         if not self.connections:
             return succeed(None)
         self._all_gone = Deferred()
         return self._all_gone
 
+    def _held(self) -> int:
+        return CONNECTION_OVERHEAD * len(self.connections) + sum(connection.held() for connection in self.connections)
+
+    def _shrink(self) -> None:
+        """Ends the connection that holds most, if that is worth it."""
+        largest = max(self.connections, key=Connection.held, default=None)
+        if largest is not None and largest.held() > MUCH:
+            largest.abort("memory is short (MAX_MEMORY_MB), and this connection holds most of it")
+
+    def _handshake(self) -> ServerHandshake:
+        return ServerHandshake(os.urandom, lambda: int(self.options.clock.seconds() * 1000))
+
 
 class RTMPService(Service):
-    """Listens on endpoints, each with a name for the log and the factory of its connections. ``stopService`` stops
-    accepting, ends the connections, and fires when they have gone, at the latest after ``grace`` seconds, when it
-    drops those that are left."""
+    """Listens on endpoints, each with a name for the log and the factory of its connections. ``fail`` ends the process
+    for the reason given.
+
+    ``stopService`` stops accepting, ends the connections, and fires when the ports are closed and the connections have
+    gone. After ``grace`` seconds it drops those that are left.
+    """
 
     _log = Logger()
 
@@ -84,21 +125,26 @@ class RTMPService(Service):
         factory: RTMPFactory,
         endpoints: list[tuple[str, IStreamServerEndpoint, IProtocolFactory]],
         grace: float,
+        fail: Callable[[str], None],
     ) -> None:
         self.factory = factory
         self._endpoints = endpoints
         self._grace = grace
+        self._fail = fail
         self._ports: list[IListeningPort] = []
         self._checks = LoopingCall(factory.check)
         self._checks.clock = factory.options.clock
 
     def privilegedStartService(self) -> None:
-        """Listens, before twistd gives up its privileges. Ends the process with one line where that fails."""
+        """Listens, before twistd gives up its privileges. Ends the process with one line where that fails, whether at
+        once or later, as an endpoint may that has to look something up first."""
         for name, endpoint, factory in self._endpoints:
             problems: list[Failure] = []
-            endpoint.listen(factory).addCallback(self._listens, name).addErrback(problems.append)
+            listening = endpoint.listen(factory).addCallback(self._listens, name)
+            listening.addErrback(problems.append)
             if problems:
                 raise SystemExit(f"{name}: {problems[0].getErrorMessage()}")
+            listening.addCallback(self._check, name, problems)
 
     def startService(self) -> None:
         super().startService()
@@ -108,14 +154,14 @@ class RTMPService(Service):
         super().stopService()
         if self._checks.running:
             self._checks.stop()
-        for port in self._ports:
-            port.stopListening()
+        closed = [maybeDeferred(port.stopListening) for port in self._ports]
         gone = self.factory.finish_all("the server is stopping")
-        patience = deferLater(self.factory.options.clock, self._grace, self._drop)
+        patience: Deferred[None] = deferLater(self.factory.options.clock, self._grace, self._drop)
 
-        def done(_: object) -> None:
+        def done(_: object) -> Deferred[None]:
             patience.addErrback(lambda failure: None)
             patience.cancel()
+            return DeferredList(closed, consumeErrors=True).addCallback(lambda _: None)
 
         return gone.addCallback(done)
 
@@ -123,9 +169,14 @@ class RTMPService(Service):
         self._ports.append(port)
         self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
+    def _check(self, _: object, name: str, problems: list[Failure]) -> None:
+        """Ends the server if an endpoint has failed later than at once."""
+        if problems:
+            self._fail(f"{name}: {problems[0].getErrorMessage()}")
+
     def _drop(self) -> None:
-        for client in list(self.factory.connections):
-            client.abort("the server is stopping")
+        for connection in list(self.factory.connections):
+            connection.abort("the server is stopping")
 
 
 @lru_cache(1024)  # asked several times for each connection

@@ -31,9 +31,9 @@ class Listener(Factory):
     noisy = False
 
     def __init__(
-        self, gate: ConnectionLimits, factory: IProtocolFactory, proxies: Networks, clock: IReactorTime
+        self, limits: ConnectionLimits, factory: IProtocolFactory, proxies: Networks, clock: IReactorTime
     ) -> None:
-        self.gate = gate
+        self.limits = limits
         self.factory = factory
         self.clock = clock
         self._proxies = proxies
@@ -42,8 +42,8 @@ class Listener(Factory):
         """None, for a connection that is turned away, closes it before anything else is done."""
         address = textual_ip(getattr(addr, "host", ""))
         if address in self._proxies:
-            return None if self.gate.refuses("") else FromProxy(self, address)
-        if self.gate.refuses(address):
+            return None if self.limits.refuses("") else FromProxy(self, address)
+        if self.limits.refuses(address):
             return None
         return cast(Protocol, self.factory.buildProtocol(cast(IAddress, addr)))
 
@@ -51,18 +51,18 @@ class Listener(Factory):
 class FromProxy(Protocol, TimeoutMixin):
     """A proxy's connection: the first bytes say who the client is, all others are for that client's protocol."""
 
-    def __init__(self, door: Listener, address: str) -> None:
-        self._door = door
+    def __init__(self, listener: Listener, address: str) -> None:
+        self._listener = listener
         self._address = address
         self._beginning = b""
         self._client: Any = None
 
     def callLater(self, period: float, func: Any) -> IDelayedCall:
         """What ``TimeoutMixin`` keeps time with."""
-        return self._door.clock.callLater(period, func)
+        return self._listener.clock.callLater(period, func)
 
     def connectionMade(self) -> None:
-        self._door.gate.enter("")
+        self._listener.limits.enter("")
         self.setTimeout(PROXY_HEADER_SECONDS)
 
     def dataReceived(self, data: bytes) -> None:
@@ -86,7 +86,7 @@ class FromProxy(Protocol, TimeoutMixin):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.setTimeout(None)
         if self._client is None:
-            self._door.gate.leave("")
+            self._listener.limits.leave("")
         else:
             self._client.connectionLost(reason)
 
@@ -95,18 +95,18 @@ class FromProxy(Protocol, TimeoutMixin):
 
     def _hand_over(self, where: IAddress, rest: bytes) -> None:
         self.setTimeout(None)
-        gate = self._door.gate
-        if gate.refuses(textual_ip(getattr(where, "host", ""))):
+        limits = self._listener.limits
+        if limits.refuses(textual_ip(getattr(where, "host", ""))):
             cast(Any, self.transport).abortConnection()
             return
-        client: Any = self._door.factory.buildProtocol(where)
-        gate.leave("")
+        client: Any = self._listener.factory.buildProtocol(where)
+        limits.leave("")
         self._client = client
         client.makeConnection(self.transport)
         if rest:
             client.dataReceived(rest)
 
     def _turn_away(self, reason: str) -> None:
-        self._door.gate.refused["proxy_header"] += 1
+        self._listener.limits.refused["proxy_header"] += 1
         _log.warn("a connection of the proxy {address} is closed: {reason}", address=self._address, reason=reason)
         cast(Any, self.transport).abortConnection()

@@ -1,9 +1,10 @@
-"""Reads what publishers send: all of them first, then on to their players. Made by tap.py, used by client.
+"""Reads what publishers send: all of them first; only then does it go on to their players. Made by tap.py, used by
+connection.
 
-Publishers' frames come in bursts, since encoders keep the same times. The reactor would read one, send it on, read the
-next; here all that is there is read before any of it is sent. The receiver of the first frame is not woken and put to
-sleep again for each, and the way from a readable socket to its protocol is short. To the reactor all publishers are
-one file: an epoll that has their sockets. All else about them, writing and how they end, stays with their transports.
+Publishers' frames come in bursts, since encoders keep the same times. The reactor would read one frame, send it on and
+read the next; here everything there is is read before any of it is sent. So the receiver of the first frame is not
+woken up for each of them, and the way from a readable socket to its connection is short. To the reactor all publishers
+are one file: an epoll that has their sockets. Everything else, writing and the end, stays with their transports.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -23,38 +25,41 @@ AT_ONCE: Final = 512
 READ_SIZE: Final = 65536
 """Bytes that are read from a socket in one call of the reactor, as many as the reactor would."""
 
-PATIENCE: Final = 0.002
-"""Seconds after which publishers are looked after in between, while the reactor is busy with others."""
+PATIENCE_SECONDS: Final = 0.002
+"""When the reactor has been busy with others for so long, publishers are read in between."""
+
+_log = Logger(__name__)
 
 
 class Reader(Protocol):
-    """Whose socket is read; a `Client`. Neither method may raise."""
+    """Whose socket is read; a connection."""
 
     @property
     def transport(self) -> Any:
         """Its transport, TCP without TLS."""
 
     def receive(self, data: bytes) -> None:
-        """Some bytes have come; may be called again before `received_all`."""
-
-    def received_all(self) -> None:
-        """That was all for the moment."""
+        """Some bytes have come."""
 
 
 @implementer(IReadDescriptor)
 class PublisherPoller:
-    """Is with the reactor as long as it has readers."""
+    """Is with the reactor as long as it has readers. ``flush`` hands on what they have received."""
 
-    def __init__(self, reactor: IReactorFDSet, clock: IReactorTime) -> None:
+    def __init__(self, reactor: IReactorFDSet, clock: IReactorTime, flush: Callable[[], None]) -> None:
         self._reactor = reactor
         self._clock = clock
+        self._flush = flush
         self._read_at = 0.0
         self._reading = False
         self._epoll = select.epoll()
         self._files: dict[Reader, int] = {}
         self._readers: dict[int, tuple[Callable[[int], bytes], Reader]] = {}
 
-    def take(self, reader: Reader) -> None:
+    def __contains__(self, reader: object) -> bool:
+        return reader in self._files
+
+    def add(self, reader: Reader) -> None:
         """From now on reads for the reader, in place of its transport. Safe to call again."""
         if reader in self._files:
             return
@@ -66,8 +71,8 @@ class PublisherPoller:
         if len(self._readers) == 1:
             self._reactor.addReader(self)
 
-    def drop(self, reader: Reader) -> None:
-        """Does not read for the reader any more; nobody does. Safe to call for any reader, also one that is closed."""
+    def remove(self, reader: Reader) -> None:
+        """Does not read for the reader any more; nobody does. Safe to call for any reader, also a closed one."""
         file = self._files.pop(reader, None)
         if file is None:
             return
@@ -77,10 +82,10 @@ class PublisherPoller:
         if not self._readers:
             self._reactor.removeReader(self)
 
-    def glance(self) -> None:
-        """To be called when something has been done that the reactor may have much of in one turn, such as starting a
-        player: publishers, and so whoever watches, do not wait until all of that is done."""
-        if self._readers and not self._reading and self._clock.seconds() - self._read_at >= PATIENCE:
+    def poll_if_due(self) -> None:
+        """Reads publishers if the reactor has been busy with others for a while, so that nobody who watches waits for
+        that. Called between pieces of work of which there may be many in one turn, such as starting a player."""
+        if self._readers and not self._reading and self._clock.seconds() - self._read_at >= PATIENCE_SECONDS:
             self.doRead()
 
     # What the reactor calls
@@ -89,25 +94,28 @@ class PublisherPoller:
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:
-        return "intake"
+        return "publishers"
 
     def doRead(self) -> None:
+        """Never raises: the reactor would take that for the end of all publishers."""
         self._reading = True
         try:
             self._read()
+        except Exception:
+            _log.failure("a bug, while publishers were read")
         finally:
             self._reading = False
             self._read_at = self._clock.seconds()
+        self._flush()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has stopped."""
         self._epoll.close()
 
     def _read(self) -> None:
-        heard: list[Reader] = []
         for file, _ in self._epoll.poll(0, AT_ONCE):
             entry = self._readers.get(file)
-            if entry is None:  # dropped by what another one sent
+            if entry is None:  # removed by what another one sent
                 continue
             receive, reader = entry
             try:
@@ -116,11 +124,13 @@ class PublisherPoller:
                 continue
             except OSError:
                 data = b""
+            except MemoryError:
+                _log.failure("out of memory for one publisher, whose connection is closed")
+                self.remove(reader)
+                reader.transport.abortConnection()
+                continue
             if data:
                 reader.receive(data)
-                heard.append(reader)
-            else:  # the end, which is its transport's to find
-                self.drop(reader)
+            else:  # the end, which its transport is to find
+                self.remove(reader)
                 reader.transport.resumeProducing()
-        for reader in heard:
-            reader.received_all()

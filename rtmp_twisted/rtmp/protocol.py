@@ -1,8 +1,6 @@
-"""Twisted's side of a connection: what its transport calls, handed on to its `Client`. Made by factory."""
+"""Twisted's side of a connection: what its transport calls, handed on to its `Connection`. Made by factory."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from twisted.internet import error
 from twisted.internet.interfaces import IHandshakeListener
@@ -10,30 +8,28 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtmp_twisted.rtmp.connection import Client
-
-if TYPE_CHECKING:
-    from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.connection import Connection
 
 _SILENT_ENDS = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
 
 
 @implementer(IHandshakeListener)
 class RTMPProtocol(Protocol):
-    """``number`` names the connection in the log; ``client_ip`` is textual, IPv4 where it is IPv4-mapped."""
+    """One RTMP connection over a transport of Twisted's."""
 
-    def __init__(self, factory: RTMPFactory, number: int, client_ip: str) -> None:
-        self.client = Client(factory, number, client_ip)
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
 
     def connectionMade(self) -> None:
-        self.client.connected(self.transport)
+        self.connection.connected(self.transport)
 
     def handshakeCompleted(self) -> None:
         """TLS is ready. With version 1.3 nothing needs to be answered, and the client has to wait for no answer."""
-        self.client.acknowledge_at_once()
+        self.connection.acknowledge_at_once()
 
     def dataReceived(self, data: bytes) -> None:
-        self.client.received(data)
+        self.connection.received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.client.lost("the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage())
+        self.connection.lost("the client left" if reason.check(*_SILENT_ENDS) else reason.getErrorMessage())
+        self.transport = None

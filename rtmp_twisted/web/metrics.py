@@ -144,6 +144,11 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"rtmp_{name}", text, value)
         held_back = "How long media is held back on channels with many players"
         yield GaugeMetricFamily("rtmp_merge_interval_seconds", held_back, self._server.merge_interval)
+        server = self._server
+        yield GaugeMetricFamily("rtmp_memory_held_bytes", "Memory that channels and connections hold", server.held)
+        yield GaugeMetricFamily("rtmp_memory_limit_bytes", "How much of it they may hold", server.memory_limit)
+        given_back = "How often a channel or a connection had to give memory back"
+        yield CounterMetricFamily("rtmp_memory_shrinks", given_back, server.shrinks)
 
     def _channels(self) -> Iterator[Metric]:
         states = Counter({ON_AIR: 0, ASKING: 0, WAITING: 0})

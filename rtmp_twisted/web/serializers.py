@@ -46,7 +46,7 @@ def serialize_channel(channel: ChannelStatus, now: float, sampler: Sampler) -> d
     }
     publisher = channel.publisher
     if publisher is not None:
-        values["publisher"] = serialize_publisher(publisher)
+        values["publisher"] = _serialize_publisher(publisher)
     if channel.on_air_since is not None:
         values["on_air_seconds"] = round(now - channel.on_air_since, 3)
         values["bit_rate"] = round(sampler.bit_rate(channel))
@@ -55,12 +55,8 @@ def serialize_channel(channel: ChannelStatus, now: float, sampler: Sampler) -> d
     return values
 
 
-def serialize_publisher(publisher: PublisherStatus) -> dict[str, Any]:
-    values: dict[str, Any] = {"address": publisher.address}
-    if publisher.connection is not None:
-        values["client"] = publisher.client
-        values["connection"] = publisher.connection
-    return values
+def _serialize_publisher(publisher: PublisherStatus) -> dict[str, Any]:
+    return {"address": publisher.address, "client": publisher.client, "connection": publisher.connection}
 
 
 def tracks(headers: tuple[Message, ...]) -> list[dict[str, Any]]:

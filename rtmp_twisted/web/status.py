@@ -7,25 +7,25 @@ from typing import Final
 
 from attrs import frozen
 
-from rtmp_twisted.live.broker import Broker, Publication, State
+from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import Channel
+from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.rtmp.factory import RTMPFactory
-from rtmp_twisted.rtmp.message_stream import MessageStream
 from rtmp_twisted.wire.messages import Message
 
-ON_AIR: Final = State.ON_AIR.value
-ASKING: Final = State.ASKING.value
+ON_AIR: Final = PublishState.ON_AIR.value
+ASKING: Final = PublishState.ASKING.value
 WAITING: Final = "waiting"
 
 
 @frozen
 class PublisherStatus:
-    """``client`` is the encoder's name for itself, ``connection`` its number in the log; each None if unknown."""
+    """``client`` is the encoder's name for itself, ``connection`` its number in the log."""
 
     address: str
-    client: str | None = None
-    connection: int | None = None
+    client: str
+    connection: int
 
 
 @frozen
@@ -42,7 +42,9 @@ class ChannelStatus:
     @property
     def state(self) -> str:
         """`ON_AIR`, `ASKING` (the publisher waits for its answer) or `WAITING` (players wait for a publisher)."""
-        return WAITING if self._publication is None else self._publication.state.value
+        if self._publication is None:
+            return WAITING
+        return ON_AIR if self._publication.state is PublishState.ON_AIR else ASKING
 
     @property
     def players(self) -> int:
@@ -51,11 +53,11 @@ class ChannelStatus:
     @property
     def received_bytes(self) -> int:
         """Bytes of media in this publish."""
-        return self._channel.received_bytes
+        return 0 if self._publication is None else self._publication.received_bytes
 
     @property
     def received_messages(self) -> int:
-        return self._channel.received_messages
+        return 0 if self._publication is None else self._publication.received_messages
 
     def traffic(self) -> Traffic:
         """Everything since the channel was created. Takes some time for each player."""
@@ -75,21 +77,18 @@ class ChannelStatus:
         publication = self._publication
         if publication is None:
             return None
-        owner: object = publication.owner
-        if isinstance(owner, MessageStream):
-            return PublisherStatus(publication.client_ip, owner.session.agent, owner.session.log.session)
-        return PublisherStatus(publication.client_ip)
+        return PublisherStatus(publication.client_ip, publication.owner.agent, publication.owner.connection_number)
 
     @property
     def keyframe_interval(self) -> float | None:
         """Seconds between the last two keyframes; None before there were two."""
-        milliseconds = self._channel.keyframe_interval
+        milliseconds = None if self._publication is None else self._publication.keyframe_interval
         return None if milliseconds is None else milliseconds / 1000
 
     @property
     def headers(self) -> tuple[Message, ...]:
         """The publisher's metadata and codec headers."""
-        return self._channel.headers
+        return self._channel.program.headers.messages
 
 
 def all_channels(broker: Broker) -> list[ChannelStatus]:
@@ -122,11 +121,25 @@ class ServerStatus:
     @property
     def refused(self) -> Mapping[str, int]:
         """Connections refused so far, by reason: a few fixed words."""
-        return self.factory.gate.refused
+        return self.factory.limits.refused
 
     def traffic(self) -> Traffic:
         """Everything since the start. Takes some time for each channel and player."""
         return self.broker.traffic()
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that channels and connections hold."""
+        return self.broker.memory.held
+
+    @property
+    def memory_limit(self) -> int:
+        return self.broker.memory.limit
+
+    @property
+    def shrinks(self) -> int:
+        """How often a channel or a connection had to give memory back."""
+        return self.broker.memory.shrinks
 
     @property
     def merge_interval(self) -> float:

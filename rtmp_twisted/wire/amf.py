@@ -1,6 +1,6 @@
 """What AMF 0 and AMF 3 share: the values, the bounds, and the reader that enforces them.
 
-Used by ``amf0`` and ``amf3`` only; everybody else imports ``amf0``, which offers the values again.
+Used by ``amf0`` and ``amf3`` only. All other modules import ``amf0``, which re-exports the values and the bounds.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 from rtmp_twisted.wire.errors import ProtocolError
 
 MAX_DEPTH: Final = 32
-"""Containers within containers. Deeper ones raise ProtocolError (in what is received) or ValueError."""
+"""Levels of containers within containers. A deeper value raises ProtocolError when decoded, ValueError when encoded."""
 
 MAX_VALUES: Final = 65_536
-"""Values in one message. onMetaData with a long file's keyframe index has two for each keyframe."""
+"""Values in one message, unless the caller asks for fewer. The onMetaData of a long file may have an index of its
+keyframes, with two values for each."""
 
 MAX_KEY_LENGTH: Final = 16_383
-"""Bytes (in AMF 3: characters) of a property's or a class's name. So what was decoded can be encoded again, within
-AMF 0's 65,535 bytes: a character, also the one that stands for a bad byte, takes at most four."""
+"""Bytes (in AMF 3: characters) of the name of a property or a class. A character takes at most four bytes, so that each
+name that was decoded can be encoded again within the 65,535 bytes of AMF 0."""
 
 MAX_EXPANSION: Final = 262_144
-"""Bytes that references add, when each is counted as long as what it stands for. Without this bound a message of
-some kilobytes could stand for gigabytes as soon as somebody walks or encodes its values."""
+"""Bytes that references add to one message. Each counts as many as the value it refers to has. Without this bound, the
+values of a message of some kilobytes could take gigabytes when they are encoded again."""
 
 
 class Undefined(Enum):
@@ -79,7 +80,7 @@ Value: TypeAlias = "bool | float | str | bytes | Undefined | Date | list[Value] 
 
 
 class _Shared(NamedTuple):
-    """A value that a reference may stand for: ``weight`` in bytes, ``height`` in containers."""
+    """A value that references can refer to: its length in bytes, and the levels of containers that it has."""
 
     value: Value
     weight: int
@@ -90,28 +91,29 @@ _T = TypeVar("_T", bound=Value)
 
 
 class References:
-    """A table of the values that a reference may stand for, in the order in which they began."""
+    """The values that references can refer to, in the order in which they began."""
 
     __slots__ = ("table",)
 
     def __init__(self) -> None:
-        # None: a container that has begun and not ended. A reference to one would be a circle.
+        # None stands for a container that has not ended: a reference to it would make a cycle.
         self.table: list[_Shared | None] = []
 
 
 class Reader:
-    """A position in a message, and what is left of its bounds.
+    """A position in a message, and how much of each bound is left.
 
     Each method raises ProtocolError where the bytes end too early or a bound is exceeded.
     """
 
-    __slots__ = ("data", "deepest", "depth", "end", "expanded", "offset", "values_left")
+    __slots__ = ("data", "deepest", "depth", "end", "expanded", "max_values", "offset", "values_left")
 
-    def __init__(self, data: bytes, offset: int) -> None:
+    def __init__(self, data: bytes, offset: int, max_values: int) -> None:
         self.data = data
         self.offset = offset
         self.end = len(data)
-        self.values_left = MAX_VALUES
+        self.max_values = max_values
+        self.values_left = max_values
         self.expanded = 0
         self.depth = 0
         self.deepest = 0
@@ -132,7 +134,7 @@ class Reader:
         return self.data[offset]
 
     def number(self, size: int) -> int:
-        """An unsigned number of ``size`` bytes."""
+        """Returns an unsigned number of ``size`` bytes."""
         return int.from_bytes(self.take(size), "big")
 
     def double(self) -> float:
@@ -140,7 +142,7 @@ class Reader:
         return float(value)
 
     def text(self, length: int) -> str:
-        # Encoders exist that write Latin-1; losing one letter is better than losing the stream.
+        # Some encoders write Latin-1. To lose a letter is better than to lose the stream.
         return self.take(length).decode("utf-8", "replace")
 
     def name(self, length: int) -> str:
@@ -149,25 +151,25 @@ class Reader:
         return self.text(length)
 
     def check_count(self, count: int) -> None:
-        """Refuses an announced ``count`` of values that cannot be there: each takes at least one byte."""
+        """Refuses more values than bytes are left: each value takes at least one."""
         if count > self.end - self.offset:
             raise ProtocolError(f"AMF: {count} values announced, {self.end - self.offset} bytes left")
 
     def count_values(self, count: int) -> None:
-        """Notes that ``count`` values begin."""
+        """Counts ``count`` values that begin here."""
         self.check_count(count)
         self.values_left -= count
         if self.values_left < 0:
-            raise ProtocolError(f"AMF: more than {MAX_VALUES} values in one message")
+            raise ProtocolError(f"AMF: more than {self.max_values} values in one message")
 
     def expand(self, weight: int) -> None:
-        """Notes that a reference stands for ``weight`` bytes."""
+        """Counts a reference to a value of ``weight`` bytes."""
         self.expanded += weight
         if self.expanded > MAX_EXPANSION:
             raise ProtocolError(f"AMF: references stand for more than {MAX_EXPANSION} bytes")
 
     def fill(self, references: References, container: _T, read: Callable[[_T], None]) -> _T:
-        """Lets ``read`` fill ``container`` one level deeper, and makes it known to ``references``."""
+        """Adds ``container`` to ``references``, calls ``read`` to fill it, one level deeper, and returns it."""
         table = references.table
         index = len(table)
         table.append(None)
@@ -183,12 +185,12 @@ class Reader:
         return container
 
     def share(self, references: References, value: _T, weight: int) -> _T:
-        """Makes a value that is no container known to ``references``."""
+        """Adds a value that is no container to ``references``, and returns it."""
         references.table.append(_Shared(value, weight, 0))
         return value
 
     def refer(self, references: References, index: int) -> Value:
-        """The value that a reference stands for."""
+        """Returns the value that reference ``index`` refers to."""
         shared = references.table[index] if index < len(references.table) else None
         if shared is None:
             raise ProtocolError(f"AMF: reference {index} is to no value, or to one that has not ended")

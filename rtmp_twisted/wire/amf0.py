@@ -1,9 +1,9 @@
 """AMF 0: bytes to values and back. May be used by every other room.
 
-`decode` raises ProtocolError, and nothing else, on any input; its bounds are the constants of ``amf``, offered here
-again. Two liberties, since encoders take them: an object or ECMA array may lack its end marker where the message
-ends, and bytes that are not UTF-8 are replaced by U+FFFD. References are followed, except to a container that
-encloses them. The unsupported marker (0x0D) is read as UNDEFINED; movie clips and record sets raise ProtocolError.
+`decode` raises ProtocolError, and nothing else, on any input. Its bounds are the constants that ``amf`` has as well.
+It accepts two deviations that encoders have: an object or ECMA array at the end of a message may lack its end marker,
+and bytes that are not UTF-8 are replaced by U+FFFD. References are followed, except to a container that they are in.
+The unsupported marker (0x0D) is read as UNDEFINED; movie clips and record sets raise ProtocolError.
 """
 
 from __future__ import annotations
@@ -64,9 +64,13 @@ TYPED_OBJECT: Final = 0x10
 AVMPLUS_OBJECT: Final = 0x11
 
 
-def decode(data: bytes, offset: int = 0) -> list[Value]:
-    """All values from ``offset`` to the end of ``data``. Numbers come as float. Raises ProtocolError."""
-    decoder = _Decoder(data, offset)
+def decode(data: bytes, offset: int = 0, max_values: int = MAX_VALUES) -> list[Value]:
+    """Returns all values from ``offset`` to the end of ``data``. Numbers are returned as float.
+
+    ``max_values`` bounds the values, those within containers included, and with them the time: up to 5 µs for each.
+    Raises ProtocolError where there are more of them, and where they cannot be understood.
+    """
+    decoder = _Decoder(data, offset, max_values)
     values = []
     while decoder.offset < decoder.end:
         values.append(decoder.value())
@@ -76,8 +80,8 @@ def decode(data: bytes, offset: int = 0) -> list[Value]:
 class _Decoder(Reader):
     __slots__ = ("_amf3", "_references")
 
-    def __init__(self, data: bytes, offset: int) -> None:
-        super().__init__(data, offset)
+    def __init__(self, data: bytes, offset: int, max_values: int) -> None:
+        super().__init__(data, offset, max_values)
         self._references = References()
         self._amf3: amf3.Decoder | None = None
 
@@ -98,7 +102,7 @@ class _Decoder(Reader):
             case 0x06 | 0x0D:  # UNDEFINED_MARKER, UNSUPPORTED
                 return UNDEFINED
             case 0x08:  # ECMA_ARRAY
-                self.take(4)  # The count is a hint that encoders get wrong; the end marker decides.
+                self.take(4)  # The count is a hint, and often wrong; the end marker decides.
                 return self.fill(self._references, ECMAArray(), self._properties)
             case _:
                 return self._rare_value(marker)
@@ -146,11 +150,11 @@ class _Decoder(Reader):
 
 
 def encode(*values: Value) -> bytes:
-    """The values' bytes, one after another.
+    """Returns the bytes of the values, one after another.
 
-    ``int`` is a number, ``dict`` an object, ``list`` a strict array; ``bytes`` switches to AMF 3 for a byte array.
-    References are never made. Raises ValueError where values are nested too deep or a key is longer than 65,535
-    bytes; never for a value that `decode` returned.
+    An ``int`` becomes a number, a ``dict`` an object, a ``list`` a strict array, and ``bytes`` an AMF 3 byte array.
+    References are never written. Raises ValueError where values are nested deeper than `MAX_DEPTH` or a key is longer
+    than 65,535 bytes, which does not happen with values that `decode` returned.
     """
     out = bytearray()
     for value in values:

@@ -1,9 +1,9 @@
-"""AMF 3: bytes to values. Reached from AMF 0 by the avmplus-object-marker (0x11), one value at a time.
+"""AMF 3: bytes to values. An AMF 0 message switches to it for one value at a time, by the avmplus-object marker (0x11).
 
-Used by ``amf0``; `decode_value` is for tests and fuzzers. Raises ProtocolError, and nothing else, on any input; the
-bounds are those of ``amf``. The three reference tables live as long as the message (AMF 3, section 4.1). Numbers
-come as float, vectors as list, a dictionary as a list of keys and values in turn, since its keys may be anything.
-Externalizable objects raise ProtocolError: only their class knows where they end.
+Used by ``amf0``; `decode_value` is for tests and fuzzers. Raises ProtocolError, and nothing else, on any input. The
+bounds are those of ``amf``. The three reference tables are kept for a whole message (AMF 3, section 4.1). Numbers
+become floats and vectors lists. A dictionary becomes a list of keys and values by turns, since its keys may be any
+values. Externalizable objects raise ProtocolError, since only the program that wrote them knows where they end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from rtmp_twisted.wire.amf import (
     MAX_KEY_LENGTH,
+    MAX_VALUES,
     UNDEFINED,
     Date,
     ECMAArray,
@@ -32,7 +33,7 @@ _MAX_BYTE_ARRAY: Final = 0x0FFFFFFF
 
 
 class _Traits(NamedTuple):
-    """Section 3.12. ``weight``: the names' length, which an object that refers to these traits stands for."""
+    """Section 3.12. ``weight`` is the length of all names: an object that refers to these traits counts it."""
 
     class_name: str
     names: list[str]
@@ -41,13 +42,13 @@ class _Traits(NamedTuple):
 
 
 def decode_value(data: bytes, offset: int = 0) -> tuple[Value, int]:
-    """The value at ``offset`` and the offset behind it. Raises ProtocolError."""
-    reader = Reader(data, offset)
+    """Returns the value at ``offset`` and the offset behind it. Raises ProtocolError."""
+    reader = Reader(data, offset, MAX_VALUES)
     return Decoder(reader).value(), reader.offset
 
 
 def encode_byte_array(value: bytes) -> bytes:
-    """A byte array with its marker (section 3.14). Raises ValueError where it is longer than 2**28 - 1."""
+    """Returns a byte array with its marker (section 3.14). Raises ValueError for more than 2**28 - 1 bytes."""
     if len(value) > _MAX_BYTE_ARRAY:
         raise ValueError(f"a byte array of {len(value)} bytes")
     return bytes((_BYTE_ARRAY,)) + _encode_u29(len(value) << 1 | 1) + value
@@ -65,7 +66,7 @@ def _encode_u29(number: int) -> bytes:
 
 
 class Decoder:
-    """Reads values where ``reader`` stands. Keeps the message's reference tables (section 2.2)."""
+    """Reads values from ``reader``. Keeps the reference tables of a message (section 2.2)."""
 
     __slots__ = ("_reader", "_references", "_strings", "_traits")
 
@@ -76,7 +77,7 @@ class Decoder:
         self._traits: list[_Traits] = []
 
     def value(self) -> Value:
-        """The next value. Raises ProtocolError."""
+        """Returns the next value. Raises ProtocolError."""
         self._reader.count_values(1)
         match self._reader.byte():
             case 0x00:
@@ -98,7 +99,7 @@ class Decoder:
                 return self._referable(marker)
 
     def _referable(self, marker: int) -> Value:
-        """A value that may be a reference (section 2.2): its low bit says which."""
+        """Reads a value, or a reference to one: the lowest bit says which (section 2.2)."""
         if not 0x07 <= marker <= 0x11:
             raise ProtocolError(f"AMF3: marker 0x{marker:02x} at offset {self._reader.offset - 1} is not known")
         header = self._u29()
@@ -153,7 +154,7 @@ class Decoder:
         return name
 
     def _array(self, count: int) -> Value:
-        """Section 3.11: the associative part stands before the dense one."""
+        """Section 3.11: the associative part comes before the dense one."""
         if self._reader.data[self._reader.offset : self._reader.offset + 1] == _EMPTY_NAME:
             items: list[Value] = []
             return self._reader.fill(self._references, items, partial(self._dense_part, count))
@@ -174,7 +175,7 @@ class Decoder:
             yield self.value()
 
     def _members(self, into: dict[str, Value]) -> None:
-        """Name and value pairs up to an empty name."""
+        """Reads pairs of a name and a value up to an empty name."""
         while name := self._name():
             into[name] = self.value()
 
@@ -190,7 +191,7 @@ class Decoder:
             self._members(into)
 
     def _read_traits(self, header: int) -> _Traits:
-        """Section 3.12; ``header`` is the U29 without its lowest bit."""
+        """Section 3.12. ``header`` is the U29 without its lowest bit."""
         if not header & 1:
             index = header >> 1
             if index >= len(self._traits):

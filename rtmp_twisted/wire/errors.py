@@ -1,8 +1,8 @@
-"""The one exception of the wire layer. Raised for what the remote side sent, never for a mistake of ours."""
+"""The one exception of this room. It is raised for what the remote side sent, never for a mistake of the caller."""
 
 
 class ProtocolError(Exception):
     """The remote side broke the protocol; ``str(error)`` is the reason for the log.
 
-    The connection it came from has to be closed: what follows on it cannot be understood.
+    The caller has to close the connection, since nothing that follows on it can be understood.
     """

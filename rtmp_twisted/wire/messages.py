@@ -1,4 +1,4 @@
-"""RTMP messages: their types, and the ones a server makes itself (RTMP 1.0, sections 5.4, 6 and 7).
+"""RTMP messages: their types, those that either side makes itself, and what is in them (RTMP 1.0, sections 5.4 and 7).
 
 A message is a value; ``chunks`` turns it into bytes and back. May be used by every other room.
 """
@@ -6,6 +6,7 @@ A message is a value; ``chunks`` turns it into bytes and back. May be used by ev
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rtmp_twisted.wire import amf0
@@ -25,6 +26,9 @@ COMMAND_AMF3: Final = 17
 DATA_AMF0: Final = 18
 COMMAND_AMF0: Final = 20
 AGGREGATE: Final = 22
+
+MEDIA: Final = frozenset((AUDIO, VIDEO, DATA_AMF0, DATA_AMF3))
+"""The types of what a publisher sends to its players; an `AGGREGATE` message has such messages in it."""
 
 # User Control event types: section 7.1.7.
 STREAM_BEGIN: Final = 0
@@ -51,14 +55,14 @@ class Message(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command as its sender meant it: ``arguments`` starts with the command object (section 7.2)."""
+    """A command. The first of its ``arguments`` is the command object (section 7.2)."""
 
     name: str
     transaction_id: float
     arguments: list[amf0.Value]
 
     def argument(self, index: int) -> amf0.Value:
-        """The argument at ``index`` (0 is the command object), or None where the sender left it out."""
+        """Returns the argument at ``index`` (0 is the command object), or None where the sender left it out."""
         return self.arguments[index] if index < len(self.arguments) else None
 
 
@@ -67,7 +71,7 @@ def set_chunk_size(size: int) -> Message:
 
 
 def acknowledgement(sequence_number: int) -> Message:
-    """``sequence_number``: bytes received so far, modulo 2**32 (section 5.4.3)."""
+    """``sequence_number`` is the number of bytes received so far; it is sent modulo 2**32 (section 5.4.3)."""
     return Message(ACKNOWLEDGEMENT, 0, 0, struct.pack(">I", sequence_number & 0xFFFFFFFF))
 
 
@@ -80,7 +84,7 @@ def set_peer_bandwidth(size: int, limit_type: int = LIMIT_DYNAMIC) -> Message:
 
 
 def user_control(event: int, data: int) -> Message:
-    """A User Control message whose event data is one 32-bit number (a stream id, or a ping's time)."""
+    """A User Control message whose event data is one 32-bit number: a stream id, or the time of a ping."""
     return Message(USER_CONTROL, 0, 0, struct.pack(">HI", event, data & 0xFFFFFFFF))
 
 
@@ -99,9 +103,9 @@ def data(timestamp: int, *values: amf0.Value, stream_id: int = 0) -> Message:
 
 
 def four_bytes(message: Message) -> int:
-    """The number that a Set Chunk Size, Abort, Acknowledgement or Window Acknowledgement Size holds.
+    """Returns the number in a Set Chunk Size, Abort, Acknowledgement, Window Ack Size or Set Peer Bandwidth message.
 
-    Raises ProtocolError where the body is shorter; what follows is ignored (Set Peer Bandwidth's limit type).
+    What follows it is ignored. Raises ProtocolError where the body has fewer than 4 bytes.
     """
     if len(message.body) < 4:
         raise ProtocolError(f"message type {message.type_id} holds {len(message.body)} bytes, not 4")
@@ -109,15 +113,28 @@ def four_bytes(message: Message) -> int:
 
 
 def parse_user_control(message: Message) -> tuple[int, bytes]:
-    """The event type and its data. Raises ProtocolError where there is no event type."""
+    """Returns the event type and its data. Raises ProtocolError where there is no event type."""
     if len(message.body) < 2:
         raise ProtocolError(f"a User Control message of {len(message.body)} bytes has no event type")
     return int.from_bytes(message.body[:2], "big"), message.body[2:]
 
 
+MAX_COMMAND_VALUES: Final = 256
+"""Values in one command, those within its objects included. Known clients send fewer than 60."""
+
+MAX_COMMAND_LENGTH: Final = 65_536
+"""Bytes of one command. Known clients send fewer than 2,000."""
+
+
 def parse_command(message: Message) -> Command:
-    """Reads a command (types 20, and 17 with its leading byte). Raises ProtocolError where it is none."""
-    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0)
+    """Reads a command: of type 20, or of type 17 behind its leading byte.
+
+    Raises ProtocolError where it is none, and where it has more than `MAX_COMMAND_VALUES` values or is longer than
+    `MAX_COMMAND_LENGTH`. These bounds keep the time within 2 ms.
+    """
+    if len(message.body) > MAX_COMMAND_LENGTH:
+        raise ProtocolError(f"a command of {len(message.body)} bytes")
+    values = amf0.decode(message.body, 1 if message.type_id == COMMAND_AMF3 else 0, MAX_COMMAND_VALUES)
     if not values or not isinstance(values[0], str):
         raise ProtocolError("a command does not begin with its name")
     transaction_id = values[1] if len(values) > 1 else 0.0
@@ -130,11 +147,11 @@ _SET_DATA_FRAME: Final = amf0.encode("@setDataFrame")
 
 
 def data_name(message: Message) -> tuple[str, Message]:
-    """The name of a data message, and the message as players get it.
+    """Returns the name of a data message, and the message as players get it.
 
-    ``@setDataFrame`` is addressed to the server: the name is the one behind it, and players get what follows it. A
-    type 15 message whose leading byte says AMF 0 becomes a type 18 message. Nothing else is read: the name is empty
-    where there is none, and the message is relayed as it is.
+    A leading ``@setDataFrame`` is meant for the server and is removed; the name is the one behind it. A type 15 message
+    whose leading byte says AMF 0 becomes a type 18 message. Nothing else is read or changed. Where a message has no
+    name, an empty one is returned.
     """
     type_id, body = message.type_id, message.body
     if type_id == DATA_AMF3 and body[:1] == b"\0":
@@ -146,26 +163,28 @@ def data_name(message: Message) -> tuple[str, Message]:
 
 
 MAX_PARTS: Final = 4096
-"""Messages in one aggregate message: minutes of media, and no more than can be handed on at one go."""
+"""Messages in one aggregate message: minutes of media."""
 
 
-def split_aggregate(message: Message) -> list[Message]:
-    """Takes an aggregate message apart (section 7.1.6): FLV tags, whose times are moved so that the first is the
-    message's own. Raises ProtocolError where a tag reaches past the end, and where there are too many."""
-    parts: list[Message] = []
+def split_aggregate(message: Message) -> Iterator[Message]:
+    """Yields the messages in an aggregate message (section 7.1.6), which are FLV tags.
+
+    Their times are moved so that the first has the time of the aggregate. The iterator may be left between two messages
+    and continued later. It raises ProtocolError when it comes to a tag that is cut, or to one more than `MAX_PARTS`.
+    """
     body, position = message.body, 0
-    shift = 0
+    count = shift = 0
     while position + 11 <= len(body):
         length = int.from_bytes(body[position + 1 : position + 4], "big")
         time = int.from_bytes(body[position + 4 : position + 7], "big") | body[position + 7] << 24
         start = position + 11
         if start + length > len(body):
             raise ProtocolError("an aggregate message whose parts are longer than itself")
-        if not parts:
+        if count == 0:
             shift = message.timestamp - time
-        elif len(parts) == MAX_PARTS:
+        elif count == MAX_PARTS:
             raise ProtocolError(f"an aggregate message of more than {MAX_PARTS} parts")
+        count += 1
         timestamp = (time + shift) & 0xFFFFFFFF
-        parts.append(Message(body[position], message.stream_id, timestamp, body[start : start + length]))
+        yield Message(body[position], message.stream_id, timestamp, body[start : start + length])
         position = start + length + 4  # the back pointer
-    return parts

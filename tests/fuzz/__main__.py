@@ -20,7 +20,7 @@ def main() -> None:
     target, seconds = sys.argv[1:]
     seeds = CORPUS / target
     seeds.mkdir(parents=True, exist_ok=True)
-    # What is interesting to the fuzzer goes to the first directory; a finding to where the tests look.
+    # The fuzzer keeps interesting inputs in the first directory. Findings go to the corpus, which the tests replay.
     found = Path(tempfile.gettempdir()) / f"rtmp-twisted-fuzz-{target}"
     found.mkdir(exist_ok=True)
     options = [

@@ -1,12 +1,13 @@
-"""What is fuzzed: a function for each target, which takes any bytes and raises where a promise is broken.
+"""The targets of fuzzing: a function for each, which takes any bytes and raises where a promise is broken.
 
-Used by __main__ (with atheris, coverage-guided) and by test_corpus (the corpus, once more, in each test run). A target
-lets pass what the code under it documents, and nothing else.
+Used by __main__ (with atheris, guided by coverage) and by test_corpus (which replays the corpus in each test run). A
+target accepts only the exceptions that the code under test documents.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,25 +15,26 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from rtmp_twisted.integrations import coordinator_messages as control_messages
 from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
-from rtmp_twisted.media import codecs, tags
+from rtmp_twisted.media import codecs, flv, keyframes, tags
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
-from rtmp_twisted.wire.handshake import ServerHandshake
+from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
 from rtmp_twisted.wire.messages import AGGREGATE, AUDIO, VIDEO, Message
 from tests.support.fakes import RecordingTarget
+from tests.support.flv import parse_flv
 from tests.support.memory import World
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
 
 LONGEST = 4096
-"""Bytes of an input that is of use: longer ones only take longer."""
+"""Bytes of an input at most: longer ones only take longer."""
 
 
 def fuzz_amf0(data: bytes) -> None:
-    """What is understood can be written, and means the same when it is read again."""
+    """What was decoded can be encoded, and has the same values when it is decoded again."""
     try:
         written = amf0.encode(*amf0.decode(data))
-        again = amf0.decode(written)  # may have too many values now: each reference has become what it stands for
+        again = amf0.decode(written)  # may have too many values now: references have become values
     except ProtocolError:
         return
     assert amf0.encode(*again) == written
@@ -47,38 +49,74 @@ def fuzz_amf3(data: bytes) -> None:
 
 
 def fuzz_chunks(data: bytes) -> None:
-    """How the bytes are cut into reads makes no difference, and memory is bounded by what has arrived."""
+    """It makes no difference how the bytes are cut into reads, and where the reader pauses. Memory is bounded by what
+    has arrived."""
     whole = decode(data, len(data) or 1)
     for size in (1, 7, 129):
         assert decode(data, size) == whole, size
+    for size in (7, 129, len(data) or 1):
+        assert decode(data, size, pauses=True) == whole, f"{size}, with pauses"
 
 
-def decode(data: bytes, size: int) -> tuple[list[Message], bool]:
-    """The messages in ``data`` when it comes ``size`` bytes at a time, and whether it can go on after them."""
+def decode(data: bytes, size: int, pauses: bool = False) -> tuple[list[Message], bool]:
+    """The messages in ``data`` when it comes ``size`` bytes at a time, and whether it can go on after them.
+
+    With ``pauses`` each iterator is left after one item, and another goes on; the next read may come in between.
+    """
     decoder = chunks.ChunkDecoder(2048)
     found: list[Message] = []
+    idle = 0
     try:
         for start in range(0, len(data), size):
-            found += decoder.feed(data[start : start + size])
+            items = decoder.feed(data[start : start + size])
+            for item in itertools.islice(items, 1) if pauses else items:
+                if item is None:
+                    idle += 1
+                else:
+                    found.append(item)
+        while pauses and decoder.partial:
+            item = next(decoder.feed(b""), CUT)
+            if item is CUT:
+                break
+            if item is not None:
+                found.append(item)
+        # What is held has arrived; an eighth more, and 256 bytes for each chunk stream, whose first header has 8 bytes.
+        assert decoder.held_bytes <= len(data) * 9 / 8 + 256 * (len(data) // 8), decoder.held_bytes
+        assert idle <= len(data) // chunks.CHUNKS_AT_ONCE, idle
     except ProtocolError:
         return found, False
-    held = sum(len(stream.body or b"") for stream in decoder._streams.values())
-    assert held + len(decoder._buffer) <= min(len(data), 2 * 2048 + 0x100000 + 65536), held
-    assert held == decoder._held, (held, decoder._held)
+    finally:
+        decoder.clear()
+        assert decoder.held_bytes == 0 and not decoder.partial
+        assert list(decoder.feed(b"")) == []
     return found, True
+
+
+CUT = Message(0, 0, 0, b"")
+"""What `decode` has for the end of an iterator; the decoder never yields a message of type 0."""
 
 
 def fuzz_handshake(data: bytes) -> None:
     """The answer depends on the bytes alone, not on how they are cut."""
-    whole = shake_hands(data, len(data) or 1)
-    assert shake_hands(data, 100) == whole
+    check_handshake(ServerHandshake, data, 1 + 1536 + 1536)
+
+
+def fuzz_client_handshake(data: bytes) -> None:
+    """The same, for the side of the client."""
+    check_handshake(ClientHandshake, data, 1536)
+
+
+def check_handshake(side: type[ServerHandshake | ClientHandshake], data: bytes, answer_length: int) -> None:
+    whole = shake_hands(side, data, len(data) or 1)
+    assert shake_hands(side, data, 100) == whole
     answer, rest = whole
-    assert len(answer) in (0, 1 + 1536 + 1536)
+    assert len(answer) in (0, answer_length)
     assert len(rest) <= max(0, len(data) - 1 - 2 * 1536)
 
 
-def shake_hands(data: bytes, size: int) -> tuple[bytes, bytes]:
-    handshake = ServerHandshake(bytes, lambda: 7)
+def shake_hands(side: type[ServerHandshake | ClientHandshake], data: bytes, size: int) -> tuple[bytes, bytes]:
+    handshake = side(bytes, lambda: 7)
+    handshake.start()
     answer = b""
     rest = b""
     for start in range(0, len(data), size):
@@ -90,15 +128,36 @@ def shake_hands(data: bytes, size: int) -> tuple[bytes, bytes]:
             answer += handshake.receive(piece)
         except ProtocolError:
             return answer, b""
+        assert handshake.held_bytes <= (len(piece) if handshake.done else 1536)
         if handshake.done:
             rest = handshake.rest
     return answer, rest
 
 
+FOURCCS = (b"avc1", b"hvc1", b"vvc1", b"av01", b"vp08", b"vp09", b"zzzz")
+
+
+def fuzz_keyframes(data: bytes) -> None:
+    """Whether a frame is a keyframe depends on its bytes alone, and decides how its message is classified. The first
+    byte chooses the codec."""
+    fourcc, frame = FOURCCS[data[0] % len(FOURCCS) if data else 0], data[1:]
+    found = keyframes.is_keyframe(fourcc, frame, 0, len(frame))
+    for before, behind in (b"\xff" * 7, b"\xff" * 20), (bytes(1), bytes(20)):
+        body = before + frame + behind
+        assert keyframes.is_keyframe(fourcc, body, len(before), len(before) + len(frame)) is found
+    if frame:
+        assert tags.classify_video(b"\x83" + fourcc + frame) == (tags.KEYFRAME if found else tags.FRAME)
+
+
 def fuzz_media(data: bytes) -> None:
-    """Nothing that a publisher can send as media raises anything; an aggregate is whole parts or a ProtocolError."""
+    """No media message raises anything. An aggregate message is whole parts, or raises ProtocolError."""
     for type_id, classify in (VIDEO, tags.classify_video), (AUDIO, tags.classify_audio):
-        classify(data)
+        kind = classify(data)
+        ended = tags.TrackCodecs().ended_slots(type_id, data)
+        assert len(ended) <= 2 * tags.MAX_TRACKS and (kind == tags.OTHER or not ended)
+        parts: list[bytes | memoryview] = []
+        assert flv.append_tag(parts, type_id, len(data), data) == sum(map(len, parts))
+        assert parse_flv(flv.header() + b"".join(parts)) == [Message(type_id, 1, len(data), data)]
         slots = tags.header_slots(type_id, data)
         assert len(slots) == len(set(slots)) <= tags.MAX_TRACKS
         assert len(tags.tracks(type_id, data)) <= tags.MAX_TRACKS
@@ -108,13 +167,13 @@ def fuzz_media(data: bytes) -> None:
         details = codecs.describe_header(type_id, data)
         assert len(str(details)) < 1000, details
     with contextlib.suppress(ProtocolError):
-        parts = messages.split_aggregate(Message(AGGREGATE, 1, 0, data))
-        assert sum(len(part.body) for part in parts) <= len(data)
-        assert len(parts) <= messages.MAX_PARTS
+        split = list(messages.split_aggregate(Message(AGGREGATE, 1, 0, data)))
+        assert sum(len(part.body) for part in split) <= len(data)
+        assert len(split) <= messages.MAX_PARTS
 
 
 def fuzz_coordinator(data: bytes) -> None:
-    """What is understood, and written again, is understood the same way."""
+    """What was parsed and is written again is parsed in the same way."""
     text = data.decode("utf-8", "replace")
     try:
         message = control_messages.parse(text)
@@ -131,7 +190,7 @@ def fuzz_coordinator(data: bytes) -> None:
 
 
 def fuzz_redis(data: bytes) -> None:
-    """A message ends at most what it names."""
+    """A message ends no other publish than the one that it names."""
     target = RecordingTarget()
     apply_message(data, target)
     assert target.kill_alls == []
@@ -144,7 +203,7 @@ def fuzz_redis(data: bytes) -> None:
 
 
 def fuzz_proxy(data: bytes) -> None:
-    """A header is found where it ends, neither earlier nor later."""
+    """A header is found as soon as its last byte is there, and not earlier."""
     try:
         header = read_header(data)
     except ProtocolError:
@@ -158,8 +217,8 @@ def fuzz_proxy(data: bytes) -> None:
 
 
 def fuzz_session(data: bytes) -> None:
-    """Whatever a publisher sends, in reads of a size that the first byte says: there is no bug in the log, its player
-    receives well-formed messages, and another channel's player notices nothing."""
+    """A publisher sends any bytes, in reads whose size the first byte gives. No bug is logged, its player receives
+    well-formed messages, and the player of another channel notices nothing."""
     with no_bugs():
         world = World()
         publisher, player = world.connect().open(), world.connect("192.0.2.2").open()
@@ -172,19 +231,19 @@ def fuzz_session(data: bytes) -> None:
         for start in range(1, len(data), size):
             publisher.feed(data[start : start + size])
         world.pass_time(1)
-        player.new()  # decodes
+        player.new()  # raises unless what the player received can be decoded
         other.send(aac(40))
         assert witness.new()[-1].timestamp == 40
         for client in publisher, player, other, witness:
             client.leave()
-        assert world.factory.gate.inside == 0
+        assert world.factory.limits.inside == 0
         world.clock.advance(60)
         assert world.broker.channels() == []
 
 
 @contextlib.contextmanager
 def no_bugs() -> Iterator[None]:
-    """Raises what was logged as a bug."""
+    """Raises AssertionError where a bug was logged."""
     found: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
@@ -205,8 +264,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "amf0": fuzz_amf0,
     "amf3": fuzz_amf3,
     "chunks": fuzz_chunks,
+    "client_handshake": fuzz_client_handshake,
     "coordinator": fuzz_coordinator,
     "handshake": fuzz_handshake,
+    "keyframes": fuzz_keyframes,
     "media": fuzz_media,
     "proxy": fuzz_proxy,
     "redis": fuzz_redis,

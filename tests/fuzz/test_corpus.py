@@ -1,4 +1,4 @@
-"""Each file of the corpus through its target: seeds, and everything that fuzzing has found so far."""
+"""Runs each file of the corpus through its target: seeds, and everything that fuzzing has found so far."""
 
 from __future__ import annotations
 
@@ -35,11 +35,17 @@ class CorpusTests(SynchronousTestCase):
     def test_chunks(self) -> None:
         self.replay("chunks")
 
+    def test_client_handshake(self) -> None:
+        self.replay("client_handshake")
+
     def test_coordinator(self) -> None:
         self.replay("coordinator")
 
     def test_handshake(self) -> None:
         self.replay("handshake")
+
+    def test_keyframes(self) -> None:
+        self.replay("keyframes")
 
     def test_media(self) -> None:
         self.replay("media")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import cursor as player_module
-from rtmp_twisted.live.cursor import Cache, Player
+from rtmp_twisted.live import cursor as cursor_module
+from rtmp_twisted.live.player import Cache
 from rtmp_twisted.media import tags
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
-from tests.support.live import PLENTY, FakeWriter, Viewer, make_channel
+from tests.support.live import PLENTY, FakeWriter, Viewer, join, make_channel
 from tests.support.rtmp_client import aac, avc
 
 WHICH = st.integers(0, 9)
@@ -42,10 +42,16 @@ class Run:
 
     def __init__(self, merge: int, cache: int, whole: bool, gop: int) -> None:
         self.clock = Clock()
-        options = {"cache_bytes": cache, "whole_stream": whole, "merge_messages": merge, "chunk_size": 128}
+        options: dict[str, Any] = {
+            "cache_bytes": cache,
+            "whole_stream": whole,
+            "merge_messages": merge,
+            "chunk_size": 128,
+        }
         self.channel = make_channel(0.1, self.clock, cost=0.001, **options)
         self.gop = gop
         self.viewers: list[Viewer] = []
+        self.streams: dict[Viewer, tuple[FakeWriter, int]] = {}
         self.sent: list[Message] = []
         self.configurations = {AUDIO: 0, VIDEO: 0}
         self.frames = 0
@@ -94,41 +100,37 @@ class Run:
         elif viewer is None:
             pass
         elif step == "take":
-            self.take(viewer.outlet, argument[1])
+            self.take(viewer.writer, argument[1])
         elif step == "receive":
-            viewer.player.receive(**{"audio" if argument[1] == AUDIO else "video": argument[2]})
+            viewer.player.enable(**{"audio" if argument[1] == AUDIO else "video": argument[2]})
 
     def join(self, which: int, cache: Cache) -> None:
         """On a connection of its own, or as another stream of one that is there."""
-        others = [viewer for viewer in self.viewers if viewer.outlet is self.viewers[which % len(self.viewers)].outlet]
-        outlet = others[0].outlet if others and which % 3 == 0 else FakeWriter(500)
-        stream_id = 1 + len(others) if others and outlet is others[0].outlet else 1 + which % 2
-        if any(viewer.outlet is outlet and viewer.player.stream_id == stream_id for viewer in self.viewers):
+        others = [viewer for viewer in self.viewers if viewer.writer is self.viewers[which % len(self.viewers)].writer]
+        writer = others[0].writer if others and which % 3 == 0 else FakeWriter(500)
+        stream_id = 1 + len(others) if others and writer is others[0].writer else 1 + which % 2
+        if (writer, stream_id) in self.streams.values():
             return
-        viewer = Viewer(self.channel, outlet)
-        viewer.player = Player(viewer, outlet, stream_id, "key", cache)
+        viewer = join(self.channel, cache, stream_id=stream_id, writer=writer)
         self.viewers.append(viewer)
-        self.channel.join(viewer.player)
+        self.streams[viewer] = writer, stream_id
 
-    def take(self, outlet: FakeWriter, room: int) -> None:
-        if outlet.take(room):
-            for viewer in self.viewers:
-                if viewer.outlet is outlet:
-                    viewer.player.resume()
+    def take(self, writer: FakeWriter, room: int) -> None:
+        writer.viewers[0].take(room)
 
     def pause(self, which: int) -> None:
         if self.viewers:
             player = self.viewers[which % len(self.viewers)].player
             if player.paused:
-                self.channel.send_headers(player)
+                player.send_headers()
                 self.channel.start(player)
             else:
-                self.channel.pause(player)
+                player.pause()
 
     def answer(self, which: int) -> None:
         """Something else is written on a connection; a message of a type that is of no interest here."""
         if self.viewers:
-            self.viewers[which % len(self.viewers)].outlet.write(b"\x03\0\0\0\0\0\x03\x63\0\0\0\0abc")
+            self.viewers[which % len(self.viewers)].writer.write(b"\x03\0\0\0\0\0\x03\x63\0\0\0\0abc")
 
 
 class AnyScheduleTests(SynchronousTestCase):
@@ -151,7 +153,7 @@ class AnyScheduleTests(SynchronousTestCase):
         gop: int,
     ) -> None:
         """Each frame comes behind the configuration it was made with, and each gap in the video ends at a keyframe."""
-        self.patch(player_module, "MAX_LAG", 1500)
+        self.patch(cursor_module, "MAX_LAG", 1500)
         run = Run(merge, cache, whole, gop)
         for step, argument in joins + steps:
             if step in ("pause", "answer"):
@@ -160,10 +162,9 @@ class AnyScheduleTests(SynchronousTestCase):
                 run.do(step, argument)
         run.channel.flush()
         for viewer in run.viewers:
-            while viewer.outlet.waiting:
-                run.take(viewer.outlet, PLENTY)
+            run.take(viewer.writer, PLENTY)
         for viewer in run.viewers:
-            mine = [m for m in viewer.media(128) if m.stream_id == viewer.player.stream_id]
+            mine = [m for m in viewer.media(128) if m.stream_id == run.streams[viewer][1]]
             self.check(mine, run.sent)
 
     def check(self, received: list[Message], sent: list[Message]) -> None:

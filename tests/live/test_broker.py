@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll, Refused
-from rtmp_twisted.live.broker import RETURN_SECONDS, STOP_PATIENCE, Broker, Publication
-from rtmp_twisted.live.cursor import Cache, Player
+from rtmp_twisted.live.broker import LISTEN_SECONDS, RETURN_SECONDS, STOP_SECONDS, Broker
+from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.publication import Publication
+from rtmp_twisted.live.questions import MAX_FROM_ADDRESS, MAX_QUESTIONS
+from rtmp_twisted.live.turns import Turns
 from tests.support.live import FakeWriter, Viewer
 from tests.support.memory import Authority
 from tests.support.rtmp_client import AAC_HEADER, aac, codes
@@ -21,6 +24,10 @@ class Publisher:
     """Writes down what becomes of its publishes."""
 
     told: list[str] = field(factory=list)
+    heard_at: float = 0.0
+    bytes_received: int = 0
+    agent: str = "test"
+    connection_number: int = 1
 
     def publish_started(self, publication: Publication) -> None:
         self.told.append("started")
@@ -39,25 +46,31 @@ class BrokerCase(SynchronousTestCase):
     def make(self, ask: bool = False, takeover: float = 3) -> None:
         self.clock = Clock()
         self.authority = Authority(ask)
-        self.broker = Broker(
-            self.clock, self.authority, FlushScheduler(0, self.clock.seconds), takeover_seconds=takeover
-        )
+        scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
+        self.broker = Broker(self.clock, self.authority, scheduler, takeover_seconds=takeover)
 
-    def publish(self, key: str = "key") -> tuple[Publisher, Publication]:
-        publisher = Publisher()
-        return publisher, self.broker.publish("channel", key, "192.0.2.1", publisher)
+    def publish(self, key: str = "key", address: str = "192.0.2.1") -> tuple[Publisher, Publication]:
+        publisher = Publisher(heard_at=self.clock.seconds())
+        publication = self.broker.publish("channel", key, address, publisher)
+        self.assertEqual(publisher.told, [])  # never before the call has returned
+        self.clock.advance(0)
+        return publisher, publication
+
+    def flush(self) -> None:
+        self.broker.scheduler.flush_pending()
 
     def events(self) -> list[str]:
         return [event[0] for event in self.authority.events]
 
     def play(self, key: str = "key") -> Viewer:
-        viewer = Viewer(None, FakeWriter())  # type: ignore[arg-type]
-        viewer.player = Player(viewer, viewer.outlet, 1, key, Cache.GOP)
+        viewer = Viewer(self.clock, FakeWriter())
+        viewer.player = Player(viewer, viewer.writer, key, Cache.GOP)
         self.broker.play("channel", viewer.player)
+        self.broker.start(viewer.player)
         return viewer
 
     def assert_nothing_kept(self) -> None:
-        self.assertEqual(self.broker._places, {})
+        self.assertEqual(self.broker.channels(), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -70,31 +83,31 @@ class LostTests(BrokerCase):
 
     def test_comes_back(self) -> None:
         """Its players stay, and their time goes on."""
-        _, first = self.publish()
         viewer = self.play()
-        first.publish(aac(100_000))
-        first.end(lost=True)
+        _, first = self.publish()
+        first.write(aac(100_000))
+        self.broker.end(first, lost=True)
         self.assertEqual(self.events(), ["start", "end"])
         self.clock.advance(RETURN_SECONDS - 1)
         _, second = self.publish()
-        second.publish(AAC_HEADER)
-        second.publish(aac(0))
-        second.publish(aac(23))
-        second.flush_when_due()
+        second.write(AAC_HEADER)
+        second.write(aac(0))
+        second.write(aac(23))
+        self.flush()
         self.assertEqual(names(viewer), ["PublishNotify"] * 2)
         expected = [100_000, 104_000, 104_000, 104_023]
         self.assertEqual([message.timestamp for message in viewer.media()], expected)
         self.clock.advance(60)
         self.assertEqual(names(viewer), ["PublishNotify"] * 2)
-        second.end()
+        self.broker.end(second)
         self.broker.leave(viewer.player)
         self.assert_nothing_kept()
 
     def test_does_not_come_back(self) -> None:
-        _, first = self.publish()
         viewer = self.play()
-        first.publish(aac(0))
-        first.end(lost=True)
+        _, first = self.publish()
+        first.write(aac(0))
+        self.broker.end(first, lost=True)
         newcomer = self.play()
         self.clock.advance(RETURN_SECONDS - 0.1)
         self.assertEqual(names(viewer), ["PublishNotify"])
@@ -102,8 +115,8 @@ class LostTests(BrokerCase):
         self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify"])
         self.assertEqual(names(newcomer), [])  # it waits for a publisher, and did not see that one
         _, second = self.publish()
-        second.publish(aac(0))
-        second.flush_when_due()
+        second.write(aac(0))
+        self.flush()
         self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify", "PublishNotify"])
         self.assertEqual(names(newcomer), ["PublishNotify"])
         self.assertEqual([message.timestamp for message in newcomer.media()], [0])
@@ -111,39 +124,39 @@ class LostTests(BrokerCase):
     def test_newcomers_get_what_comes(self) -> None:
         _, first = self.publish()
         viewer = self.play()
-        first.publish(aac(0))
-        first.end(lost=True)
+        first.write(aac(0))
+        self.broker.end(first, lost=True)
         newcomer = self.play()
         gone = self.play()
         self.broker.leave(gone.player)
         _, second = self.publish()
-        second.publish(aac(5))
-        second.flush_when_due()
+        second.write(aac(5))
+        self.flush()
         self.assertEqual((viewer.bodies(), newcomer.bodies()), ([aac(0).body, aac(5).body], [aac(5).body]))
         self.assertEqual(gone.bodies(), [])
 
     def test_somebody_else_comes(self) -> None:
         _, first = self.publish()
         viewer = self.play()
-        first.end(lost=True)
+        self.broker.end(first, lost=True)
         self.publish("another key")
         self.assertEqual(viewer.refusals, ["the publisher that came has another key"])
 
     def test_nobody_watches(self) -> None:
         _, first = self.publish()
-        first.end(lost=True)
+        self.broker.end(first, lost=True)
         self.assert_nothing_kept()
         _, first = self.publish()
         viewer = self.play()
-        first.end(lost=True)
+        self.broker.end(first, lost=True)
         self.broker.leave(viewer.player)
         self.assert_nothing_kept()
 
     def test_the_server_stops(self) -> None:
-        _, first = self.publish()
         viewer = self.play()
-        first.end(lost=True)
-        self.successResultOf(self.broker.stopService())
+        _, first = self.publish()
+        self.broker.end(first, lost=True)
+        self.broker.stopService()
         self.assertEqual(names(viewer), ["PublishNotify", "UnpublishNotify"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -157,8 +170,8 @@ class PublishTests(BrokerCase):
     def test_start_and_end(self) -> None:
         publisher, publication = self.publish()
         self.assertEqual((publisher.told, publication.stream_id), (["started"], "id of key"))
-        publication.end()
-        publication.end()
+        self.broker.end(publication)
+        self.broker.end(publication)
         self.assertEqual(self.events(), ["start", "end"])
         self.assertEqual(publisher.told, ["started"])
         self.assert_nothing_kept()
@@ -168,7 +181,7 @@ class PublishTests(BrokerCase):
         publisher, publication = self.publish()
         self.authority.refuse("bad key")
         self.assertEqual(publisher.told, ["refused: bad key"])
-        publication.end()
+        self.broker.end(publication)
         self.assertEqual(self.events(), ["start"])
         self.assert_nothing_kept()
 
@@ -185,6 +198,7 @@ class PublishTests(BrokerCase):
         publisher = Publisher()
         self.patch(publisher, "publish_started", lambda _: 1 / 0)
         publication = self.broker.publish("channel", "key", "192.0.2.1", publisher)
+        self.clock.advance(0)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertTrue(publication.ended)
         self.assertEqual(publisher.told, ["ended: internal error"])
@@ -194,21 +208,27 @@ class PublishTests(BrokerCase):
     def test_ended_while_asking(self) -> None:
         self.make(ask=True)
         publisher, publication = self.publish()
-        publication.end()
+        self.broker.end(publication)
         self.assert_nothing_kept()
         self.authority.accept()
         self.assertEqual((publisher.told, self.events()), ([], ["start", "end"]))
 
     def test_another_while_asking(self) -> None:
+        """Whoever is accepted first has the channel; what else is accepted is told its end at once."""
         self.make(ask=True)
-        self.publish()
+        first, _ = self.publish()
         other, _ = self.publish("another")
-        self.assertEqual(other.told, ["refused: the channel has a publisher"])
+        self.authority.questions.pop().callback("id of another")
+        self.authority.accept()
+        self.assertEqual(other.told, ["started"])
+        self.assertEqual(first.told, ["refused: the channel has a publisher"])
+        self.assertEqual(self.events(), ["start", "start", "end"])
+        self.assertEqual(self.authority.events[-1], ("end", "channel", "key", "id", "192.0.2.1"))
 
     def test_ended_while_asking_and_another_comes(self) -> None:
         self.make(ask=True)
         _, first = self.publish()
-        first.end()
+        self.broker.end(first)
         second, _ = self.publish()
         self.authority.accept("first")
         self.authority.accept("second")
@@ -219,8 +239,8 @@ class PublishTests(BrokerCase):
     def test_nothing_kept_when_the_last_has_gone(self) -> None:
         _, publication = self.publish()
         viewer = self.play()
-        publication.end()
-        self.assertEqual(list(self.broker._places), ["channel"])
+        self.broker.end(publication)
+        self.assertEqual([channel.name for channel, _ in self.broker.channels()], ["channel"])
         self.broker.leave(viewer.player)
         self.broker.leave(viewer.player)
         self.assert_nothing_kept()
@@ -231,7 +251,7 @@ class PublishTests(BrokerCase):
         _, publication = self.publish()
         self.assertEqual((len(early.refusals), good.refusals), (1, []))
         self.assertRaises(Refused, self.play, "wrong")
-        publication.end()
+        self.broker.end(publication)
         self.play("wrong")  # nobody is on air: it waits
 
 
@@ -253,8 +273,8 @@ class TakeOverTests(BrokerCase):
         self.clock.advance(0)
         self.assertEqual(second.told, ["started"])
         viewer = self.play()
-        publication.publish(aac(1))
-        publication.flush_when_due()
+        publication.write(aac(1))
+        self.flush()
         self.assertEqual(viewer.bodies(), [aac(1).body])
         self.assertTrue(self.broker.kill("channel", None, "killed"))
         self.assertEqual(second.told, ["started", "ended: killed"])
@@ -269,22 +289,22 @@ class TakeOverTests(BrokerCase):
             _, old = self.publish()
             _, new = self.publish()
             if ends_itself:
-                old.end()
+                self.broker.end(old)
             else:
-                self.clock.advance(3)
-            new.publish(aac(1))
-            new.flush_when_due()
+                self.clock.pump([LISTEN_SECONDS] * 13)
+            new.write(aac(1))
+            self.flush()
             expected = ["PublishNotify", *(["UnpublishNotify"] if ends_itself else []), "PublishNotify"]
             self.assertEqual([code.rpartition(".")[2] for code in codes(viewer.messages())], expected)
-            self.assertTrue(new.channel is not None and new.channel.on_air)
+            self.assertTrue(self.broker.channels()[0][0].on_air)
             self.assertEqual(viewer.bodies(), [aac(1).body])
 
     def test_the_new_one_is_refused(self) -> None:
         """The players of the old one hear of its end then, in time."""
         self.make(ask=True)
+        viewer = self.play()
         self.publish()
         self.authority.accept()
-        viewer = self.play()
         self.clock.advance(5)
         second, _ = self.publish()
         self.clock.advance(0)
@@ -309,30 +329,31 @@ class TakeOverTests(BrokerCase):
         second, _ = self.publish()
         self.clock.advance(1.9)
         self.assertEqual(second.told, [])
-        self.clock.advance(0.2)
+        self.clock.pump([0.1] * 3)
         self.assertEqual(second.told, ["started"])
 
     def test_the_old_one_is_heard(self) -> None:
         first, publication = self.publish()
         self.clock.advance(1)
         second, _ = self.publish()
-        publication.defend()
+        first.bytes_received += 1
+        self.clock.advance(LISTEN_SECONDS)
         self.assertEqual(second.told, ["refused: the channel has a live publisher"])
         self.assertEqual(first.told, ["started"])
-        publication.end()
+        self.broker.end(publication)
         self.assert_nothing_kept()
 
     def test_the_old_one_ends_by_itself(self) -> None:
         _, publication = self.publish()
         second, _ = self.publish()
-        publication.end()
+        self.broker.end(publication)
         self.assertEqual(second.told, ["started"])
         self.assertEqual(self.events(), ["start", "end", "start"])
 
     def test_the_new_one_gives_up(self) -> None:
         first, publication = self.publish()
         _, challenger = self.publish()
-        challenger.end()
+        self.broker.end(challenger)
         self.clock.advance(10)
         self.assertEqual(first.told, ["started"])
         third, _ = self.publish()
@@ -348,8 +369,8 @@ class TakeOverTests(BrokerCase):
         self.clock.advance(0)
         self.authority.accept("first")
         self.authority.accept("second")
-        self.assertEqual((first.told, second.told), (["ended: taken over by a new connection"], ["started"]))
-        self.assertEqual(sorted(self.events()), ["end", "start", "start"])
+        self.assertEqual((first.told, second.told), (["started"], ["refused: the channel has a publisher"]))
+        self.assertEqual(self.events(), ["start", "start", "end"])
 
     def test_one_at_a_time(self) -> None:
         self.publish()
@@ -376,15 +397,82 @@ class TakeOverTests(BrokerCase):
             telling: Deferred[None] = Deferred()
             self.patch(self.authority, "end", lambda *_: telling)  # noqa: B023
             _, publication = self.publish()
-            publication.end()
+            self.broker.end(publication)
             second, _ = self.publish()
             self.assertEqual((second.told, self.events()), ([], ["start"]))
             if patient:
                 telling.callback(None)
             else:
-                self.clock.advance(STOP_PATIENCE)
+                self.clock.advance(STOP_SECONDS)
             self.assertEqual((second.told, self.events()), (["started"], ["start", "start"]))
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class StrangerTests(BrokerCase):
+    """Those who ask for a channel with a wrong key keep nobody out."""
+
+    def test_the_right_encoder_gets_on_air_at_every_attempt(self) -> None:
+        """The authority takes 200 ms; four strangers ask again and again."""
+
+        def answer(channel: str, key: str, address: str) -> Deferred[str]:
+            if key == "right":
+                return deferLater(self.clock, 0.2, lambda: "id")
+            return deferLater(self.clock, 0.2, self.refuse)
+
+        self.patch(self.authority, "start", answer)
+        strangers = [self.publish("wrong", "198.51.100.1") for _ in range(4)]
+        for attempt in range(25):
+            encoder, publication = self.publish("right", "192.0.2.1")
+            for _ in range(5):
+                self.clock.advance(0.05)
+                for place, (stranger, _) in enumerate(strangers):
+                    if stranger.told:
+                        self.assertIn(stranger.told[0], ("refused: no", "refused: the channel has a publisher"))
+                        strangers[place] = self.publish("wrong", "198.51.100.1")
+            self.assertEqual(encoder.told, ["started"], attempt)
+            self.broker.end(publication)
+            self.clock.advance(0)
+
+    def test_as_many_as_may_be_asked_at_a_time(self) -> None:
+        """Of those that wait, the next is one of the address that has the fewest."""
+        self.make(ask=True)
+        for number in range(MAX_FROM_ADDRESS + 3):
+            self.publish(f"a{number}", "198.51.100.1")
+        self.assertEqual(len(self.authority.questions), MAX_FROM_ADDRESS)
+        for number in range(MAX_FROM_ADDRESS + 3):
+            self.publish(f"b{number}", "198.51.100.2")
+        self.assertEqual(len(self.authority.questions), MAX_QUESTIONS)
+        self.publish("right", "192.0.2.1")
+        self.assertEqual(len(self.authority.questions), MAX_QUESTIONS)
+        self.authority.refuse()
+        self.assertEqual(self.authority.events[-1][:3], ("start", "channel", "right"))
+
+    def test_one_that_waits_for_its_turn_leaves(self) -> None:
+        self.make(ask=True)
+        for number in range(MAX_FROM_ADDRESS):
+            self.publish(f"a{number}")
+        publisher, publication = self.publish("late")
+        self.broker.end(publication)
+        while self.authority.questions:
+            self.authority.refuse()
+        self.assertEqual(publisher.told, [])
+        self.assertEqual(self.events(), ["start"] * MAX_FROM_ADDRESS)
+        self.assert_nothing_kept()
+
+    def test_on_air_while_others_wait_for_their_turn(self) -> None:
+        """They are not asked for any more."""
+        self.make(ask=True)
+        publishers = [self.publish()[0] for _ in range(MAX_FROM_ADDRESS + 1)]
+        late, _ = self.publish("another key", "198.51.100.2")
+        self.authority.questions.pop().callback("id")
+        self.assertEqual(late.told, ["started"])
+        while self.authority.questions:
+            self.authority.refuse()
+        self.assertEqual(publishers[-1].told, ["refused: the channel has a publisher"])
+        self.assertEqual(self.events(), ["start"] * (MAX_FROM_ADDRESS + 1))
+
+    def refuse(self) -> str:
+        raise Refused("no")
 
 
 class CommandTests(BrokerCase):
@@ -416,6 +504,7 @@ class CommandTests(BrokerCase):
         challenger, _ = self.publish()
         other = Publisher()
         self.broker.publish("other", "key", "192.0.2.1", other)
+        self.clock.advance(0)
         self.assertEqual(self.broker.kill_all("gone"), 3)
         self.assertEqual(first.told, ["started", "ended: gone"])
         self.assertEqual((challenger.told, other.told), (["ended: gone"], ["ended: gone"]))
@@ -423,11 +512,8 @@ class CommandTests(BrokerCase):
         self.assertEqual(sorted(self.events()), ["end", "end", "start", "start"])
         self.assert_nothing_kept()
 
-    def test_stopping_waits_until_the_ends_are_told(self) -> None:
-        telling: Deferred[None] = Deferred()
-        self.patch(self.authority, "end", lambda *_: telling)
-        self.publish()
-        stopped = self.broker.stopService()
-        self.assertNoResult(stopped)
-        telling.callback(None)
-        self.successResultOf(stopped)
+    def test_stopping_ends_everything(self) -> None:
+        publisher, _ = self.publish()
+        self.broker.stopService()
+        self.assertEqual(publisher.told, ["started", "ended: the server is stopping"])
+        self.assertEqual(self.events(), ["start", "end"])

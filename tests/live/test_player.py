@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import cursor as player_module
-from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.cursor import Cache, Player
+from rtmp_twisted.live import cursor as cursor_module
+from rtmp_twisted.live.player import Cache
 from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.messages import AUDIO, USER_CONTROL, VIDEO, Message
-from tests.support.live import PLENTY, FakeWriter, Viewer, join, make_channel
+from tests.support.live import FakeWriter, Stage, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc, codes
 
 UNPUBLISHED = "NetStream.Play.UnpublishNotify"
 
 
-def on_air(channel: Channel, *headers: Message) -> Channel:
+def on_air(channel: Stage, *headers: Message) -> Stage:
     channel.begin("key")
     for message in headers or (AVC_HEADER, AAC_HEADER):
         channel.publish(message)
@@ -23,7 +22,7 @@ def on_air(channel: Channel, *headers: Message) -> Channel:
     return channel
 
 
-def publish(channel: Channel, *to_publish: Message) -> None:
+def publish(channel: Stage, *to_publish: Message) -> None:
     for message in to_publish:
         channel.publish(message)
     channel.flush()
@@ -32,7 +31,7 @@ def publish(channel: Channel, *to_publish: Message) -> None:
 class SoundAloneTests(SynchronousTestCase):
     def test_a_slow_listener_goes_on(self) -> None:
         """There is no keyframe to wait for."""
-        self.patch(player_module, "MAX_LAG", 4000)
+        self.patch(cursor_module, "MAX_LAG", 4000)
         channel = on_air(make_channel(), AAC_HEADER)
         slow, quick = join(channel, room=500), join(channel)
         for n in range(100):
@@ -43,7 +42,7 @@ class SoundAloneTests(SynchronousTestCase):
         numbers = [int(body[2:5]) for body in slow.bodies() if body != AAC_HEADER.body]
         self.assertEqual(numbers, sorted(set(numbers)))
         self.assertEqual(numbers[-10:], list(range(100, 110)))
-        self.assertEqual(slow.player.delivered() + sum(slow.skips), quick.player.delivered())
+        self.assertEqual(slow.player.delivered() + slow.player.skipped_bytes, quick.player.delivered())
 
     def test_a_whole_stream_is_for_who_asks(self) -> None:
         channel = on_air(make_channel(whole_stream=True), AAC_HEADER)
@@ -76,13 +75,14 @@ class EndTests(SynchronousTestCase):
         channel.end()
         self.assertEqual(codes(waiting.messages()), [UNPUBLISHED])
         self.assertEqual(waiting.messages()[-1].body, messages.user_control(messages.STREAM_EOF, 1).body)
-        self.assertEqual(waiting.bodies(), [])
+        headers = [AVC_HEADER.body, AAC_HEADER.body]
+        self.assertEqual(waiting.bodies(), headers)
         channel.begin("key")
         publish(channel, AVC_HEADER, avc(0, True))
-        self.assertEqual(waiting.bodies(), [AVC_HEADER.body, avc(0, True).body])
+        self.assertEqual(waiting.bodies(), [*headers, AVC_HEADER.body, avc(0, True).body])
 
     def test_who_lost_too_much_hears_of_the_end(self) -> None:
-        self.patch(player_module, "MAX_LAG", 4000)
+        self.patch(cursor_module, "MAX_LAG", 4000)
         channel = on_air(make_channel(cache_bytes=0))
         slow = join(channel, room=100)
         publish(channel, avc(0, True, bytes(3000)))
@@ -91,7 +91,7 @@ class EndTests(SynchronousTestCase):
         channel.end()
         slow.take()
         self.assertIn(UNPUBLISHED, codes(slow.messages()))
-        self.assertEqual(len(slow.skips), 1)
+        self.assertEqual(slow.player.skips, 1)
 
 
 class OneConnectionTests(SynchronousTestCase):
@@ -99,20 +99,15 @@ class OneConnectionTests(SynchronousTestCase):
         """One keeps up and is cut short in the middle of a message; the other may not write before that is whole."""
         for room in range(1, 3000, 53):
             channel = on_air(make_channel(chunk_size=128))
-            outlet = FakeWriter()
+            writer = FakeWriter()
             viewers = []
             for stream_id in 1, 2, 3:
-                viewer = Viewer(channel, outlet)
-                viewer.player = Player(viewer, outlet, stream_id, "key", Cache.GOP)
-                channel.join(viewer.player)
-                viewers.append(viewer)
+                viewers.append(join(channel, stream_id=stream_id, writer=writer))
             publish(channel, avc(0, True, bytes(100)))
-            outlet.room = room
+            writer.room = room
             publish(channel, avc(40, False, bytes(300)), aac(45, bytes(300)))
             publish(channel, avc(80, False, bytes(300)))
-            while outlet.take(PLENTY):
-                for viewer in viewers:
-                    viewer.player.resume()
+            viewers[0].take()
             for stream_id in 1, 2, 3:
                 times = [m.timestamp for m in viewers[0].media(128) if m.stream_id == stream_id]
                 self.assertEqual(times[-4:], [0, 40, 45, 80])
@@ -132,14 +127,14 @@ class OneConnectionTests(SynchronousTestCase):
 class HeaderTests(SynchronousTestCase):
     def test_a_stuck_player_costs_no_more_for_changing_headers(self) -> None:
         """A publisher may change large headers with each group; whoever takes nothing must not collect them."""
-        self.patch(player_module, "MAX_LAG", 20_000)
+        self.patch(cursor_module, "MAX_LAG", 20_000)
         channel = on_air(make_channel())
         stuck = join(channel, room=10)
         for n in range(100):
             changed = Message(VIDEO, 1, n, b"\x17\x00\0\0\0%02d" % n + bytes(10_000))
             publish(channel, changed, avc(n, True, b"%02d" % n), avc(n, False, bytes(1000)))
-            self.assertLess(len(stuck.outlet.waiting), 25_000)
-        self.assertGreater(len(stuck.skips), 0)
+            self.assertLess(len(stuck.writer.waiting), 25_000)
+        self.assertGreater(stuck.player.skips, 0)
         stuck.take()
         last = stuck.bodies()[-3:]
         self.assertEqual(
@@ -147,7 +142,7 @@ class HeaderTests(SynchronousTestCase):
         )
 
     def test_headers_before_media_whenever_it_was_stuck(self) -> None:
-        self.patch(player_module, "MAX_LAG", 3000)
+        self.patch(cursor_module, "MAX_LAG", 3000)
         for room in range(0, 2000, 41):
             channel = on_air(make_channel())
             slow = join(channel, room=room)
@@ -166,17 +161,17 @@ class HeaderTests(SynchronousTestCase):
     def test_sound_that_is_turned_on_while_nothing_leaves(self) -> None:
         channel = on_air(make_channel())
         player = join(channel)
-        player.player.receive(audio=False)
+        player.player.enable(audio=False)
         changed = Message(AUDIO, 1, 0, b"\xaf\x00\x13\x10")
         publish(channel, changed, avc(0, True))
-        player.outlet.room = 1
+        player.writer.room = 1
         publish(channel, avc(40, False))
-        player.player.receive(audio=True)
-        waiting = len(player.outlet.waiting)
+        player.player.enable(audio=True)
+        waiting = len(player.writer.waiting)
         for _ in range(100):
-            player.player.receive(audio=False)
-            player.player.receive(audio=True)
-        self.assertEqual(len(player.outlet.waiting), waiting)
+            player.player.enable(audio=False)
+            player.player.enable(audio=True)
+        self.assertEqual(len(player.writer.waiting), waiting)
         publish(channel, aac(50))
         player.take()
         self.assertIn(changed.body, player.bodies())
@@ -186,13 +181,13 @@ class HeaderTests(SynchronousTestCase):
         channel = on_air(make_channel())
         for stream_id in 1, 2:
             viewer = join(channel, stream_id=stream_id)
-            viewer.player.receive(audio=False)
+            viewer.player.enable(audio=False)
             changed = Message(AUDIO, 1, 0, b"\xaf\x00\x13" + bytes((stream_id,)))
             publish(channel, changed, avc(0, True))
-            viewer.outlet.room = 5
-            viewer.outlet.write(chunks.encode(messages.user_control(messages.PING_REQUEST, 0), 2, 4096))
-            self.assertTrue(viewer.outlet.blocked)
-            viewer.player.receive(audio=True)
+            viewer.writer.room = 5
+            viewer.writer.write(chunks.encode(messages.user_control(messages.PING_REQUEST, 0), 2, 4096))
+            self.assertTrue(viewer.writer.blocked)
+            viewer.player.enable(audio=True)
             viewer.take()
             publish(channel, aac(50))
             self.assertIn(changed.body, viewer.bodies())
@@ -201,12 +196,12 @@ class HeaderTests(SynchronousTestCase):
 
 class LagTests(SynchronousTestCase):
     def test_whoever_has_caught_up_may_lag_no_more_than_others(self) -> None:
-        self.patch(player_module, "MAX_LAG", 4000)
+        self.patch(cursor_module, "MAX_LAG", 4000)
         channel = on_air(make_channel(whole_stream=True))
         for n in range(50):
             publish(channel, avc(n * 1000, True, bytes(1000)))
         viewer = join(channel, Cache.ALL)
-        viewer.outlet.room = 0
+        viewer.writer.room = 0
         for n in range(50, 60):
             publish(channel, avc(n * 1000, True, bytes(1000)))
-        self.assertGreater(len(viewer.skips), 0)
+        self.assertGreater(viewer.player.skips, 0)

@@ -16,7 +16,7 @@ WRAP = 2**32
 
 def placed(*frames: tuple[int, int]) -> list[int]:
     timeline = Timestamps()
-    return [timeline.place(kind, time % WRAP) for kind, time in frames]
+    return [timeline.rebase(kind, time % WRAP) for kind, time in frames]
 
 
 def after(time: int, other: int) -> int:
@@ -71,7 +71,7 @@ class StretchTests(SynchronousTestCase):
         latest = 0
         for kind, start, count in runs:
             for number in range(count):
-                time = timeline.place(kind, (start + 23 * number) % WRAP)
+                time = timeline.rebase(kind, (start + 23 * number) % WRAP)
                 if last:
                     self.assertLessEqual(after(time, latest), FORWARD)
                     self.assertGreaterEqual(after(time, last.get(kind, time)), -BACK)
@@ -82,34 +82,34 @@ class StretchTests(SynchronousTestCase):
 class BesideTests(SynchronousTestCase):
     def test_what_is_no_frame(self) -> None:
         timeline = Timestamps()
-        self.assertEqual(timeline.place_beside(V, 77), 77)
-        timeline.place(V, 9000)
-        self.assertEqual(timeline.place_beside(V, 9033), 9033)
-        self.assertEqual(timeline.place_beside(DATA_AMF0, 9050), 9050)
-        self.assertEqual(timeline.place_beside(A, HOUR), 9000)  # a header with a time of its own
-        timeline.place(V, HOUR)
-        self.assertEqual(timeline.place_beside(DATA_AMF0, HOUR + 10), 9050)
-        self.assertEqual(timeline.place(V, HOUR + 40), 9080)
+        self.assertEqual(timeline.rebase_other(V, 77), 77)
+        timeline.rebase(V, 9000)
+        self.assertEqual(timeline.rebase_other(V, 9033), 9033)
+        self.assertEqual(timeline.rebase_other(DATA_AMF0, 9050), 9050)
+        self.assertEqual(timeline.rebase_other(A, HOUR), 9000)  # a header with a time of its own
+        timeline.rebase(V, HOUR)
+        self.assertEqual(timeline.rebase_other(DATA_AMF0, HOUR + 10), 9050)
+        self.assertEqual(timeline.rebase(V, HOUR + 40), 9080)
 
 
 class NextPublishTests(SynchronousTestCase):
     def test_goes_on(self) -> None:
         timeline = Timestamps()
-        timeline.place(V, 9000)
+        timeline.rebase(V, 9000)
         timeline.go_on(9000, 4000)
-        self.assertEqual(timeline.place_beside(V, 0), 13_000)
-        self.assertEqual([timeline.place(V, 0), timeline.place(A, 10)], [13_000, 13_010])
+        self.assertEqual(timeline.rebase_other(V, 0), 13_000)
+        self.assertEqual([timeline.rebase(V, 0), timeline.rebase(A, 10)], [13_000, 13_010])
         timeline.go_on(13_010, 0)
         timeline.go_on(13_010, 0)  # nothing came in between
-        self.assertEqual(timeline.place(A, 5 * HOUR), 13_010 + STEP)
+        self.assertEqual(timeline.rebase(A, 5 * HOUR), 13_010 + STEP)
 
     def test_nothing_was_seen(self) -> None:
         timeline = Timestamps()
         timeline.go_on(0, 4000)
-        self.assertEqual([timeline.place_beside(V, 7), timeline.place(V, 7)], [7, 7])
+        self.assertEqual([timeline.rebase_other(V, 7), timeline.rebase(V, 7)], [7, 7])
 
     def test_begins_anew(self) -> None:
         timeline = Timestamps()
-        timeline.place(V, 9000)
+        timeline.rebase(V, 9000)
         timeline.restart()
-        self.assertEqual(timeline.place(V, 3), 3)
+        self.assertEqual(timeline.rebase(V, 3), 3)

@@ -6,14 +6,13 @@ import itertools
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import cursor as player_module
+from rtmp_twisted.live import cursor as cursor_module
 from rtmp_twisted.live import headers as headers_module
-from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.cursor import Cache
+from rtmp_twisted.live.player import Cache
 from rtmp_twisted.wire import messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.support.fakes import Log
-from tests.support.live import Viewer, join, make_channel
+from tests.support.live import Stage, Viewer, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, aac, avc
 
 ONE, MANY = 0x00, 0x10
@@ -50,7 +49,7 @@ def with_offset(message: Message) -> Message:
     return message._replace(body=bytes((first | 7,)) + NANOSECONDS + bytes((first & 15,)) + message.body[1:])
 
 
-def publish(channel: Channel, *sent: Message) -> list[bytes]:
+def publish(channel: Stage, *sent: Message) -> list[bytes]:
     for message in sent:
         channel.publish(message)
     channel.flush()
@@ -81,7 +80,7 @@ class KeyframeTests(TrackCase):
             more = [late(1, 120, False), late(1, 160, True), avc(160, False), late(1, 200, False)]
             publish(self.channel, *more)
             self.assert_gets(viewer, begin[0], *begin[2:], *more[1:])
-            self.assertTrue(viewer.player.plain)
+            self.assertTrue(viewer.plain)
 
     def test_no_keyframe_in_the_whole_group(self) -> None:
         publish(self.channel, avc(0, True), one(1, 0, True))
@@ -97,7 +96,7 @@ class KeyframeTests(TrackCase):
         early, keyframe, late = one(1, 0, False), avc(0, True), one(1, 40, False)
         publish(self.channel, early, keyframe, late, one(1, 80, True))
         self.assert_gets(viewer, keyframe, one(1, 80, True))
-        self.assertEqual(self.channel.dropped, 2)
+        self.assertEqual(self.channel.publication.dropped, 2)
 
     def test_a_track_that_came_later(self) -> None:
         group = [avc(0, True), avc(40, False)]
@@ -113,7 +112,7 @@ class KeyframeTests(TrackCase):
         publish(self.channel, *group)
         viewer = join(self.channel)
         self.assert_gets(viewer, *group)
-        self.assertTrue(viewer.player.plain)
+        self.assertTrue(viewer.plain)
 
     def test_the_leading_track_is_not_track_0(self) -> None:
         publish(self.channel, one(3, 0, True), one(5, 0, True))
@@ -139,23 +138,23 @@ class KeyframeTests(TrackCase):
         group = [avc(0, True), one(1, 0, True)]
         publish(self.channel, *group)
         viewer = join(self.channel)
-        viewer.player.receive(video=False)
+        viewer.player.enable(video=False)
         publish(self.channel, one(1, 40, False))
-        viewer.player.receive(video=True)
+        viewer.player.enable(video=True)
         publish(self.channel, one(1, 80, True))
         frames = [avc(120, True), one(1, 120, False), one(1, 160, True), one(1, 200, False)]
         publish(self.channel, *frames)
         self.assert_gets(viewer, *group, frames[0], *frames[2:])
-        self.assertTrue(viewer.player.plain)
+        self.assertTrue(viewer.plain)
 
     def test_a_slow_player(self) -> None:
-        self.patch(player_module, "MAX_LAG", 500)
+        self.patch(cursor_module, "MAX_LAG", 500)
         publish(self.channel, avc(0, True), one(1, 0, True))
         viewer = join(self.channel, room=50)
         for n in range(1, 40):
             publish(self.channel, avc(n * 80, True, bytes(100)), one(1, n * 80, False), one(1, n * 80 + 40, n % 3 == 0))
         viewer.take()
-        self.assertGreater(len(viewer.skips), 0)
+        self.assertGreater(viewer.player.skips, 0)
         places = [message.timestamp for message in viewer.media() if message.body[0] in (0x96, 0xA6)]
         keyframes = {message.timestamp for message in viewer.media() if message.body[0] == 0x96}
         for before, place in itertools.pairwise(places):
@@ -165,12 +164,12 @@ class KeyframeTests(TrackCase):
         publish(self.channel, avc(0, True), one(1, 0, True))
         publish(self.channel, avc(40, True))
         viewer = join(self.channel)
-        self.assertFalse(viewer.player.plain)
+        self.assertFalse(viewer.plain)
         self.channel.end(lost=True)
         self.channel.begin("key")
         publish(self.channel, avc(0, True))
         publish(self.channel, avc(40, False))
-        self.assertTrue(viewer.player.plain)
+        self.assertTrue(viewer.plain)
 
     def test_to_another_message_stream(self) -> None:
         publish(self.channel, avc(0, True), one(1, 0, True))
@@ -212,23 +211,27 @@ class HeaderTests(TrackCase):
         """What does not fit is relayed and not kept, and the old one is not, either; with one line in the log."""
         log = Log(self)
         viewer = join(self.channel)
-        old, large = header(b"old", 2), header(bytes(headers_module.MAX_KEPT), 2)
+        old, large = header(b"old", 2), header(bytes(headers_module.MAX_KEPT_BYTES), 2)
         publish(self.channel, AAC_HEADER, old, large)
         publish(self.channel, large, avc(0, True))
         self.assertEqual(
             [body[:9] for body in viewer.bodies()], [m.body[:9] for m in (AAC_HEADER, old, large, large, avc(0, True))]
         )
         self.assert_gets(join(self.channel), AAC_HEADER, avc(0, True))
-        self.channel.publish_metadata(messages.data(0, "onMetaData", "x" * headers_module.MAX_KEPT))
+        self.channel.publish(messages.data(0, "onMetaData", "x" * headers_module.MAX_KEPT_BYTES))
         self.assertEqual(len(log.lines()), 1)
         self.assertIn("channel 'channel': 1048583 bytes of headers", log.lines()[0])
 
     def test_very_many(self) -> None:
-        """Their number is that of the tracks there can be; their size is bounded in sum."""
-        size = headers_module.MAX_KEPT // 100
-        for number in range(256):
-            publish(self.channel, header(bytes(size), number))
-        publish(self.channel, avc(0, True))
-        kept = sum(len(body) for body in join(self.channel).bodies())
-        self.assertLess(kept, headers_module.MAX_KEPT + 100)
-        self.assertGreater(kept, headers_module.MAX_KEPT - 2 * size)
+        """Their number and their size are bounded."""
+        for size in headers_module.MAX_KEPT_BYTES // 50, 10:
+            self.setUp()
+            for number in range(256):
+                publish(self.channel, header(bytes(size), number))
+            publish(self.channel, avc(0, True))
+            kept = [len(body) for body in join(self.channel).bodies()][:-1]
+            if size > 10:
+                self.assertLess(sum(kept), headers_module.MAX_KEPT_BYTES + 100)
+                self.assertGreater(sum(kept), headers_module.MAX_KEPT_BYTES - 2 * size)
+            else:
+                self.assertEqual(len(kept), headers_module.MAX_KEPT_HEADERS)

@@ -7,12 +7,15 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live import cursor as player_module
+from rtmp_twisted.live import cursor as cursor_module
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
-from rtmp_twisted.live.cursor import Cache, Player
+from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.live.traffic import Traffic
+from rtmp_twisted.live.turns import Turns
+from rtmp_twisted.wire import messages
 from tests.live.test_broker import Publisher
 from tests.support.live import FakeWriter, Viewer, join, make_channel
 from tests.support.memory import Authority
@@ -22,13 +25,19 @@ from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, METADATA, aac, avc
 class TrafficTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        pacer = FlushScheduler(0, self.clock.seconds)
-        self.broker = Broker(self.clock, Authority(), pacer, ChannelOptions(whole_stream=True))
+        scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
+        self.broker = Broker(self.clock, Authority(), scheduler, ChannelOptions(whole_stream=True))
+
+    def publish(self) -> Publication:
+        publication = self.broker.publish("channel", "key", "192.0.2.1", Publisher())
+        self.clock.advance(0)
+        return publication
 
     def play(self) -> Viewer:
-        viewer = Viewer(None, FakeWriter())  # type: ignore[arg-type]
-        viewer.player = Player(viewer, viewer.outlet, 1, "key", Cache.ALL)
+        viewer = Viewer(self.clock, FakeWriter())
+        viewer.player = Player(viewer, viewer.writer, "key", Cache.ALL)
         self.broker.play("channel", viewer.player)
+        self.broker.start(viewer.player)
         return viewer
 
     def expect(self, viewers: list[Viewer], received: list[bytes]) -> None:
@@ -37,19 +46,19 @@ class TrafficTests(SynchronousTestCase):
         self.assertEqual(traffic.received_messages, len(received))
         self.assertEqual(traffic.received_bytes, sum(map(len, received)))
         self.assertEqual(traffic.delivered_messages, sum(len(viewer.messages()) for viewer in viewers))
-        self.assertEqual(traffic.delivered_bytes, sum(len(viewer.outlet.taken) for viewer in viewers))
+        self.assertEqual(traffic.delivered_bytes, sum(len(viewer.writer.taken) for viewer in viewers))
         self.assertEqual((traffic.skips, traffic.skipped_bytes), (0, 0))
 
     def test_whatever_comes_and_goes(self) -> None:
         self.assertEqual(self.broker.traffic(), Traffic())
         received: list[bytes] = []
-        publication = self.broker.publish("channel", "key", "192.0.2.1", Publisher())
+        publication = self.publish()
 
         def publish(time: int) -> None:
             for message in aac(time), avc(time, time % 2 == 0):
-                publication.publish(message)
+                publication.write(message)
                 received.append(message.body)
-            publication.flush_when_due()
+            self.broker.scheduler.flush_pending()
 
         viewers = [self.play()]
         publish(0)
@@ -61,32 +70,32 @@ class TrafficTests(SynchronousTestCase):
         self.broker.leave(viewers[0].player)
         publish(3)
         self.expect(viewers, received)
-        publication.end()
+        self.broker.end(publication)
         self.expect(viewers, received)
-        publication = self.broker.publish("channel", "key", "192.0.2.1", Publisher())
+        publication = self.publish()
         publish(4)
         self.expect(viewers, received)
-        publication.end()
+        self.broker.end(publication)
         self.broker.leave(viewers[1].player)
         self.assertEqual(self.broker.channels(), [])
         self.expect(viewers, received)
 
     def test_players_that_change_what_they_get(self) -> None:
         """The stream's bytes and messages count, also those that the player wanted left out."""
-        publication = self.broker.publish("channel", "key", "192.0.2.1", Publisher())
+        publication = self.publish()
         viewer = self.play()
-        viewer.player.receive(audio=False)
-        publication.flush_when_due()
+        viewer.player.enable(audio=False)
+        self.broker.scheduler.flush_pending()
         before = self.broker.traffic()
-        publication.publish(aac(0))
-        publication.flush_when_due()
-        publication.publish(aac(1))
-        publication.flush_when_due()
+        publication.write(aac(0))
+        self.broker.scheduler.flush_pending()
+        publication.write(aac(1))
+        self.broker.scheduler.flush_pending()
         after = self.broker.traffic()
         self.assertEqual(after.delivered_messages - before.delivered_messages, 2)
 
     def test_a_slow_player(self) -> None:
-        self.patch(player_module, "MAX_LAG", 1000)
+        self.patch(cursor_module, "MAX_LAG", 1000)
         channel = make_channel()
         channel.begin("key")
         viewer = join(channel, room=0)
@@ -95,7 +104,7 @@ class TrafficTests(SynchronousTestCase):
             channel.flush()
         viewer.take()
         traffic = channel.traffic()
-        self.assertEqual((traffic.skips, traffic.skipped_bytes), (len(viewer.skips), sum(viewer.skips)))
+        self.assertEqual((traffic.skips, traffic.skipped_bytes), (viewer.player.skips, viewer.player.skipped_bytes))
         self.assertGreater(traffic.skips, 0)
         self.assertEqual(traffic.delivered_messages, len(viewer.messages()))
 
@@ -104,13 +113,13 @@ class ChannelTests(SynchronousTestCase):
     def test_headers(self) -> None:
         channel = make_channel()
         channel.begin("key")
-        self.assertEqual(channel.headers, ())
-        channel.publish_metadata(METADATA)
+        self.assertEqual(channel.program.headers.messages, ())
+        channel.publish(METADATA)
         channel.publish(AVC_HEADER)
         channel.publish(AAC_HEADER)
-        self.assertEqual(channel.headers, (METADATA, AVC_HEADER, AAC_HEADER))
+        self.assertEqual(channel.program.headers.messages, (messages.data_name(METADATA)[1], AVC_HEADER, AAC_HEADER))
         channel.end()
-        self.assertEqual(channel.headers, ())
+        self.assertEqual(channel.program.headers.messages, ())
 
     def test_keyframe_interval(self) -> None:
         channel = make_channel()
@@ -118,13 +127,13 @@ class ChannelTests(SynchronousTestCase):
         channel.begin("key")
         for time, keyframe in (0xFFFFFFFF - 499, True), (0, False), (500, True), (1000, False), (2500, True):
             channel.publish(avc(time, keyframe))
-            seen.append(channel.keyframe_interval)
+            seen.append(channel.publication.keyframe_interval)
         self.assertEqual(seen, [None, None, 1000, 1000, 2000])
         channel.end()
-        self.assertIsNone(channel.keyframe_interval)
 
     def test_of_one_name(self) -> None:
-        broker = Broker(Clock(), Authority(ask=True), FlushScheduler(0, lambda: 0.0))
+        clock = Clock()
+        broker = Broker(clock, Authority(ask=True), FlushScheduler(clock, 0, lambda: 0.0, Turns(clock)))
         self.assertIsNone(broker.channel("channel"))
         publication = broker.publish("channel", "key", "192.0.2.1", Publisher())
         found = broker.channel("channel")

@@ -1,3 +1,5 @@
+"""rtmp_twisted.media.codecs: configurations that encoders wrote, whole, cut, and damaged."""
+
 from __future__ import annotations
 
 import random
@@ -13,7 +15,7 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO
 AVC = b"\x17\x00\x00\x00\x00"
 HEVC = b"\x1c\x00\x00\x00\x00"
 
-# Configurations as ffmpeg 5.1 wrote them; the name says of what. x264:
+# Configurations that ffmpeg 5.1 wrote; each name says what was encoded. By x264:
 H264_1918X1076_HIGH_422 = bytes.fromhex(
     "017a0028ffe1001c677a0028b6cd940780227a8dc044000003000400000300c83c60c65801000668ebe3cb22c0fefafa00"
 )
@@ -23,7 +25,7 @@ H264_720X576_INTERLACED_SCALING_LISTS = bytes.fromhex(
 H264_322X242_BASELINE = bytes.fromhex(
     "0142c00dffe100186742c00dd90150878888c04400000fa40003a9803c50a92001000568cb83cb20"
 )
-# x265, cut behind the sequence parameter set:
+# By x265, cut behind the sequence parameter set:
 HEVC_1918X1078 = bytes.fromhex(
     "01016000000090000000000078f000fcfdf8f800000f04"
     "a00001001840010c01ffff016000000300900000030000030078959809"
@@ -98,13 +100,13 @@ TABLE: Final[list[tuple[int, bytes, Details]]] = [
         b"\x90mp4a\x12\x30\x56\xe5\x00",
         {"codec": "AAC", "codec_string": "mp4a.40.2", "sample_rate": 44100, "channels": 6, "track": 0},
     ),
-    # HE-AAC, explicit: 24 kHz and the doubled rate behind the channels.
+    # HE-AAC with explicit signalling: 24 kHz, and the doubled rate behind the channels.
     (
         AUDIO,
         b"\xaf\x00\x2b\x11\x88",
         {"codec": "AAC", "codec_string": "mp4a.40.5", "sample_rate": 48000, "channels": 2, "track": 0},
     ),
-    # An object type behind the escape (42: xHE-AAC) and a rate in 24 bits.
+    # An object type behind the escape value (42: xHE-AAC), and a rate in 24 bits.
     (
         AUDIO,
         b"\xaf\x00\xf9\x5e\x00\x56\x22\x20",
@@ -122,7 +124,7 @@ TABLE: Final[list[tuple[int, bytes, Details]]] = [
         {"codec": "FLAC", "codec_string": "flac", "sample_rate": 96000, "channels": 6, "track": 2},
     ),
     (AUDIO, b"\x90.mp3", {"codec": "MP3", "track": 0}),
-    # What is no configuration.
+    # Messages that are no configuration.
     (VIDEO, b"", {}),
     (VIDEO, b"\x17\x01\x00\x00\x00coded", {}),
     (VIDEO, b"\x94av01\x02\x00\x09colorInfo\x06", {}),
@@ -138,7 +140,7 @@ class DescribeHeader(SynchronousTestCase):
             self.assertEqual(describe_header(type_id, body), expected)
 
     def test_several_tracks(self) -> None:
-        """The first one is described, and from its own bytes."""
+        """The first one is described, from its own bytes only."""
         body = b"\x96\x20"
         for track_id, fourcc, record in ((4, b"av01", AV1_642X362), (1, b"hvc1", HEVC_1918X1078)):
             body += fourcc + bytes((track_id,)) + len(record).to_bytes(3, "big") + record
@@ -148,7 +150,7 @@ class DescribeHeader(SynchronousTestCase):
         )
 
     def test_every_cut(self) -> None:
-        """What is missing is not made up."""
+        """A cut configuration tells less, but nothing else."""
         for type_id, body, expected in TABLE:
             for stop in range(len(body)):
                 details = describe_header(type_id, body[:stop])
@@ -161,7 +163,7 @@ class DescribeHeader(SynchronousTestCase):
                     self.check(type_id, body[:at] + bytes((value,)) + body[at + 1 :])
 
     def test_long_headers(self) -> None:
-        """16 MiB of anything behind a good beginning take no longer than a header does."""
+        """Megabytes behind a good beginning are not looked at."""
         for type_id, body, expected in TABLE:
             if expected.get("width"):
                 self.check(type_id, body[:40] + random.Random(0).randbytes(100_000) + bytes(1 << 22))

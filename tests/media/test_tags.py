@@ -1,3 +1,5 @@
+"""rtmp_twisted.media.tags: tables of messages, messages that are cut, and any bytes."""
+
 from __future__ import annotations
 
 from hypothesis import given
@@ -11,9 +13,13 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO
 KEY, INTER, DISPOSABLE, GENERATED, COMMAND = 1, 2, 3, 4, 5
 DATA = b"coded data"
 NANOSECONDS = b"\x02\x01\x02\x03"
-"""A ModEx of three bytes; its type (0) and the next packet type follow."""
+"""The size of a ModEx prefix and its three bytes. Its type (0) and the next packet type follow."""
 
 ONE, MANY, MANY_CODECS = 0x00, 0x10, 0x20
+
+IDR = b"\x00\x00\x00\x03\x65\x88\x84"
+INTER_SLICE = b"\x00\x00\x00\x03\x41\x9a\x24"
+"""The beginnings of frames of H.264, each one NAL unit behind its length."""
 
 
 def legacy(frame_type: int, codec_id: int, rest: bytes) -> bytes:
@@ -35,7 +41,7 @@ def track(track_id: int, data: bytes, fourcc: bytes = b"") -> bytes:
 
 
 def modex(count: int, packet_type: int) -> bytes:
-    """``count`` ModEx prefixes behind the first byte; the last one says ``packet_type``."""
+    """``count`` ModEx prefixes behind the first byte. The last one has ``packet_type``."""
     return (NANOSECONDS + b"\x07") * (count - 1) + NANOSECONDS + bytes((packet_type,))
 
 
@@ -78,7 +84,29 @@ VIDEO_TABLE: list[tuple[str, bytes, int]] = [
     ("Enhanced: CodedFrames, inter", video(INTER, 1, b"hvc1\x00\x00\x00" + DATA), FRAME),
     ("Enhanced: CodedFrames, unknown codec", video(KEY, 1, b"zzzz" + DATA), KEYFRAME),
     ("Enhanced: CodedFrames cut", video(KEY, 1, b"avc1"), OTHER),
-    ("Enhanced: CodedFrames, frame type 0", video(0, 1, b"avc1" + DATA), OTHER),
+    ("Enhanced: CodedFrames, frame type 7", video(7, 1, b"avc1" + DATA), OTHER),
+    ("frame type 0: H.264 keyframe", video(0, 1, b"avc1\x00\x00\x00" + IDR), KEYFRAME),
+    ("frame type 0: H.264 keyframe, CodedFramesX", video(0, 3, b"avc1" + IDR), KEYFRAME),
+    ("frame type 0: H.264 inter frame", video(0, 1, b"avc1\x00\x00\x00" + INTER_SLICE), FRAME),
+    ("frame type 0: not understood", video(0, 1, b"avc1" + DATA), FRAME),
+    ("frame type 0: unknown codec", video(0, 1, b"zzzz\x00\x00\x00" + IDR), FRAME),
+    ("frame type 0: nothing behind the codec", video(0, 3, b"avc1") + b"\x00", FRAME),
+    ("frame type 0: VP8 has no composition time", video(0, 1, b"vp08\x10\x02\x00\x9d\x01\x2a\x40\x00"), KEYFRAME),
+    ("frame type 0: ModEx", video(0, 7, modex(1, 1) + b"avc1\x00\x00\x00" + IDR), KEYFRAME),
+    ("frame type 0: one track", video(0, 6, b"\x01avc1\x05\x00\x00\x00" + IDR), KEYFRAME),
+    (
+        "frame type 0: the first track counts",
+        video(0, 6, b"\x13avc1" + track(1, IDR) + track(0, INTER_SLICE)),
+        KEYFRAME,
+    ),
+    (
+        "frame type 0: each track has its own codec",
+        video(0, 6, b"\x23" + track(1, INTER_SLICE, b"avc1") + track(0, b"\x82\x49\x83\x42", b"vp09")),
+        FRAME,
+    ),
+    ("frame type 0: SequenceStart", video(0, 0, b"avc1\x01\x64"), HEADER),
+    ("frame type 0: SequenceEnd", video(0, 2, b"avc1\x00\x00"), OTHER),
+    ("frame type 0: Metadata", video(0, 4, b"avc1\x02\x00\x09colorInfo\x06"), HEADER),
     ("Enhanced: CodedFramesX, key", video(KEY, 3, b"av01" + DATA), KEYFRAME),
     ("Enhanced: CodedFramesX, inter", video(INTER, 3, b"vp09" + DATA), FRAME),
     ("Enhanced: SequenceEnd", video(KEY, 2, b"av01"), OTHER),
@@ -240,6 +268,75 @@ CODECS: list[tuple[int, bytes, str]] = [
 ]
 
 
+AVC_HEADER = legacy(KEY, 7, b"\x00\x00\x00\x00\x01d\x00\x1f")
+SEQUENCE_0, METADATA_0 = ("video", 0, "sequence"), ("video", 0, "metadata")
+
+# Messages one after the other, and the slots that each ends.
+ENDED: dict[str, list[tuple[int, bytes, tuple[Slot, ...]]]] = {
+    "the same codec again, before Enhanced RTMP or with it": [
+        (VIDEO, AVC_HEADER, ()),
+        (VIDEO, video(KEY, 4, b"avc1\x02\x00\x09colorInfo\x06"), ()),
+        (VIDEO, AVC_HEADER, ()),
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+        (VIDEO, legacy(KEY, 12, b"\x00\x00\x00\x00\x01"), (METADATA_0,)),
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+        (VIDEO, legacy(KEY, 13, b"\x00\x00\x00\x00\x81"), (METADATA_0,)),
+        (VIDEO, video(KEY, 5, b"av01\x80"), ()),
+        (VIDEO, legacy(KEY, 9, b"\x00\x00\x00\x00\x01"), (METADATA_0,)),
+        (VIDEO, legacy(KEY, 9, b"\x00\x00\x00\x00\x01"), ()),
+    ],
+    "another codec": [
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+        (VIDEO, video(KEY, 0, b"av01\x81"), (METADATA_0,)),
+        (VIDEO, video(KEY, 0, b"av01\x81"), ()),
+        (VIDEO, video(KEY, 0, b"zzzz\x81"), (METADATA_0,)),
+    ],
+    "metadata before the configuration stays": [
+        (VIDEO, video(KEY, 4, b"hvc1\x02\x00\x09colorInfo\x06"), ()),
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+    ],
+    "the end": [
+        (VIDEO, video(KEY, 0, b"hvc1\x01"), ()),
+        (VIDEO, video(KEY, 2, b"hvc1"), (SEQUENCE_0, METADATA_0)),
+        (VIDEO, video(KEY, 4, b"av01\x02\x00\x09colorInfo\x06"), ()),
+        (VIDEO, video(KEY, 0, b"av01\x01"), ()),
+        (VIDEO, video(KEY, 7, modex(1, 2) + b"av01"), (SEQUENCE_0, METADATA_0)),
+    ],
+    "the end before Enhanced RTMP": [
+        (VIDEO, AVC_HEADER, ()),
+        (VIDEO, legacy(KEY, 7, b"\x02\x00\x00\x00"), (SEQUENCE_0, METADATA_0)),
+        (VIDEO, legacy(INTER, 12, b"\x02"), (SEQUENCE_0, METADATA_0)),
+        (VIDEO, legacy(COMMAND, 7, b"\x02\x00\x00\x00"), ()),
+        (VIDEO, legacy(KEY, 2, b"\x02\x00\x00\x00"), ()),
+        (VIDEO, legacy(KEY, 7, b"\x03\x00\x00\x00"), ()),
+        (VIDEO, legacy(KEY, 7, b""), ()),
+        (VIDEO, b"", ()),
+    ],
+    "each track for itself": [
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+        (VIDEO, video(KEY, 6, b"\x20" + track(1, DATA, b"hvc1") + track(2, DATA, b"av01")), ()),
+        (VIDEO, video(KEY, 6, b"\x10hvc1" + track(2, DATA) + track(1, DATA)), (("video", 2, "metadata"),)),
+        (VIDEO, video(KEY, 6, b"\x02hvc1\x02"), (("video", 2, "sequence"), ("video", 2, "metadata"))),
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+    ],
+    "sound": [
+        (AUDIO, b"\xaf\x00\x12\x10", ()),
+        (AUDIO, audio(4, b"mp4a\x01"), ()),
+        (AUDIO, audio(0, b"mp4a\x12\x10"), ()),
+        (AUDIO, audio(0, b"Opus"), (("audio", 0, "channels"),)),
+        (AUDIO, audio(2, b"Opus"), (("audio", 0, "sequence"), ("audio", 0, "channels"))),
+        (AUDIO, b"\xaf\x02", ()),
+        (AUDIO, b"\xaf\x01" + DATA, ()),
+        (AUDIO, b"", ()),
+    ],
+    "sound and pictures": [
+        (VIDEO, video(KEY, 0, b"avc1\x01"), ()),
+        (AUDIO, audio(0, b"Opus"), ()),
+        (AUDIO, audio(2, b"Opus"), (("audio", 0, "sequence"), ("audio", 0, "channels"))),
+    ],
+}
+
+
 class Media(SynchronousTestCase):
     def test_classify_video(self) -> None:
         for name, body, expected in VIDEO_TABLE:
@@ -252,6 +349,12 @@ class Media(SynchronousTestCase):
     def test_header_slots(self) -> None:
         for type_id, body, expected in SLOTS:
             self.assertEqual(tags.header_slots(type_id, body), expected, body)
+
+    def test_ended_slots(self) -> None:
+        for name, messages in ENDED.items():
+            codecs = tags.TrackCodecs()
+            for number, (type_id, body, expected) in enumerate(messages):
+                self.assertEqual(codecs.ended_slots(type_id, body), expected, f"{name}, message {number}")
 
     def test_tracks(self) -> None:
         for type_id, body, expected in TRACKS:
@@ -272,7 +375,7 @@ class Media(SynchronousTestCase):
         self.assertIsNone(tags.parse(VIDEO, b""))
 
     def test_every_cut(self) -> None:
-        """A message cut anywhere is never more than the whole one, and its parts agree with each other."""
+        """A message that is cut anywhere raises nothing, and the functions agree about it."""
         for table, type_id in ((VIDEO_TABLE, VIDEO), (AUDIO_TABLE, AUDIO)):
             for _, body, _ in table:
                 for stop in range(min(len(body), 300)):
@@ -291,6 +394,9 @@ class Media(SynchronousTestCase):
         kind = (tags.classify_video if type_id == VIDEO else tags.classify_audio)(body)
         slots = tags.header_slots(type_id, body)
         tracks = tags.tracks(type_id, body)
+        ended = tags.TrackCodecs().ended_slots(type_id, body)
+        self.assertTrue(kind == OTHER or not ended, "frames and headers of unknown tracks end nothing")
+        self.assertLessEqual({track_id for _, track_id, _ in ended}, set(tracks))
         self.assertIn(kind, (FRAME, KEYFRAME, HEADER, OTHER))
         self.assertFalse(type_id == AUDIO and kind == KEYFRAME)
         self.assertEqual(kind == HEADER, bool(slots))

@@ -122,7 +122,7 @@ class Crowd:
             connections.append(connection)
             await connection.open(publish.channel)
             await connection.publish(publish.key)
-            publish.told = STARTED
+            self.record.told(publish, STARTED)
         await within(connections[0].lost)
         lost.over = again.left = True
         connections[1].transport.loseConnection()
@@ -164,7 +164,7 @@ class Crowd:
                 await self._pause(LONGEST_DELAY / 2)
                 publish.left = True
                 return False
-            publish.told = codes([await connection.until(is_answer, "the answer to the publish")])[0]
+            self.record.told(publish, codes([await connection.until(is_answer, "the answer to the publish")])[0])
             if publish.told != STARTED:
                 return False
             sending = LoopingCall(send_frame, connection, count())
@@ -209,7 +209,7 @@ class Crowd:
             program.ended.addCallback(broadcast.ended_with)
             with contextlib.suppress(AssertionError):  # it has ended: the server is away
                 await program.until("^frame=[1-9]")
-                publish.told = STARTED
+                self.record.told(publish, STARTED)
                 await self._stay(broadcast, 2 * LONGEST_STAY)
                 program.signal(self._random.choice((signal.SIGINT, signal.SIGKILL)))
             await within(program.ended)

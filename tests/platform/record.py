@@ -52,6 +52,8 @@ class Publish:
     channel: str
     key: str
     told: str = ""
+    told_at: int = 0
+    """The place of that in the record's order."""
     left: bool = False
     """It has left, or begun to leave, by itself."""
     over: bool = False
@@ -75,6 +77,8 @@ class Stream:
     usable: bool = True
     """Whether the answer's stream id is one that the server takes."""
     accepted: int = 0
+    on_air: int = 0
+    """When its publisher had heard that it is on air; 0 where that is not known."""
     ended: int | None = None
     """When it had its end, or was excused."""
     told: int | None = None
@@ -111,6 +115,11 @@ class Record:
         self.publishes[key].append(publish)
         self.counts["publishes"] += 1
         return publish
+
+    def told(self, publish: Publish, code: str) -> None:
+        """A publisher has had its answer."""
+        publish.told = code
+        publish.told_at = self._next()
 
     # What the deciding party receives and answers
 
@@ -223,8 +232,13 @@ class Record:
         for stream in self.streams:
             asked[stream.key].append(stream)
         on_air: list[Stream] = []
-        for key in {**asked, **self.publishes}:
-            problems += self._compare(key, asked[key], self.publishes[key], on_air)
+        problems_of_keys: list[str] = []
+        for _ in range(2):  # the first time to find out when each stream was on air
+            on_air.clear()
+            problems_of_keys.clear()
+            for key in {**asked, **self.publishes}:
+                problems_of_keys += self._compare(key, asked[key], self.publishes[key], on_air)
+        problems += problems_of_keys
         return problems + self._overlaps(on_air)
 
     def _compare(self, key: str, asked: list[Stream], publishes: list[Publish], on_air: list[Stream]) -> Iterator[str]:
@@ -235,13 +249,29 @@ class Record:
         started = sum(publish.told == STARTED for publish in publishes)
         if started == len(accepted):
             on_air += accepted
+            places = sorted(publish.told_at for publish in publishes if publish.told == STARTED)
+            for stream, place in zip(accepted, places, strict=True):
+                stream.on_air = place
         elif started > len(accepted):
             yield f"key {key!r}: {started} went on air, of {len(accepted)} that were accepted"
         elif not (
             any(publish.left and not publish.told for publish in publishes)
             or any(stream.interrupted for stream in accepted)
+            or started >= len(accepted) - sum(self._had_rivals(stream) for stream in accepted)
         ):
             yield f"key {key!r}: {len(accepted)} were accepted, {started} went on air, and nobody left"
+
+    def _had_rivals(self, stream: Stream) -> bool:
+        """Whether another one was asked about at the same time, and accepted for the same channel: one of them went on
+        air, and the other had its end at once, which is looked at elsewhere."""
+        return any(
+            other.channel == stream.channel
+            and other.answer is Answer.ACCEPTED
+            and other.key != stream.key
+            and stream.asked < (other.on_air or other.accepted)
+            and other.asked < stream.accepted
+            for other in self.streams
+        )
 
     def _overlaps(self, on_air: list[Stream]) -> list[str]:
         """Finds questions about a channel that was on air."""
@@ -252,7 +282,7 @@ class Record:
             f"{other}: asked about while {stream} was on air"
             for stream in on_air
             for other in asked[stream.channel]
-            if not stream.may_be_late and stream.accepted < other.asked < (stream.told or self._now)
+            if not stream.may_be_late and (stream.on_air or stream.accepted) < other.asked < (stream.told or self._now)
         ]
 
     def _excuse(self, stream: Stream) -> None:

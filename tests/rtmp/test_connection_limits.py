@@ -111,19 +111,19 @@ class FileLimitTests(SynchronousTestCase):
             self.assertEqual(calls, [] if raised is None else [raised])
 
 
-class DoorTests(SynchronousTestCase):
+class ListenerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
-        self.gate = self.world.factory.gate = limits(total=10, per_address=2)
-        self.door = Listener(self.gate, self.world.factory, Networks.parse(PROXY), self.world.clock)
+        self.limits = self.world.factory.limits = limits(total=10, per_address=2)
+        self.listener = Listener(self.limits, self.world.factory, Networks.parse(PROXY), self.world.clock)
 
     def come(self, where: IAddress) -> Client | None:
-        protocol: Any = self.door.buildProtocol(where)
+        protocol: Any = self.listener.buildProtocol(where)
         if protocol is None:
             return None
         transport = MemoryTransport(getattr(where, "host", ""))
         protocol.makeConnection(transport)
-        return Client(protocol, transport)
+        return Client(self.world, protocol, transport)
 
     def through_proxy(self, *data: bytes) -> Client:
         client = self.come(IPv4Address("TCP", PROXY, 40000))
@@ -144,7 +144,7 @@ class DoorTests(SynchronousTestCase):
                 self.assertIsNone(self.come(again))
             first.leave()
             second.leave()
-        self.assertEqual(self.gate.inside, 0)
+        self.assertEqual(self.limits.inside, 0)
 
     def test_unix_socket(self) -> None:
         self.assertEqual([self.come(UNIXAddress("")) is not None for _ in range(11)], [True] * 10 + [False])
@@ -152,8 +152,8 @@ class DoorTests(SynchronousTestCase):
     def test_nothing_is_made_of_what_is_turned_away(self) -> None:
         where = IPv4Address("TCP", "192.0.2.1", 1)
         self.come(where), self.come(where)
-        self.assertIsNone(self.door.buildProtocol(where))
-        self.assertEqual((self.world.factory.accepted, self.gate.inside), (2, 2))
+        self.assertIsNone(self.listener.buildProtocol(where))
+        self.assertEqual((self.world.factory.accepted, self.limits.inside), (2, 2))
 
     def test_given_back_at_each_end(self) -> None:
         """Before a word, in the handshake, when the server closes, and after an orderly session."""
@@ -163,7 +163,7 @@ class DoorTests(SynchronousTestCase):
             assert client is not None
             client.feed(data)
             client.leave()
-            self.assertEqual(self.gate.inside, 0, data[:10])
+            self.assertEqual(self.limits.inside, 0, data[:10])
 
     def test_the_client_behind_a_proxy(self) -> None:
         header = version_1("192.0.2.7")
@@ -171,29 +171,29 @@ class DoorTests(SynchronousTestCase):
             client = self.through_proxy(*pieces)
             self.assertEqual(len(client.transport.value()), 1 + 1536 + 1536, "the handshake's answer")
             [connection] = self.world.factory.connections
-            self.assertEqual(connection.client_ip, "192.0.2.7")
+            self.assertEqual(connection.peer, "192.0.2.7")
             client.leave()
-            self.assertEqual((self.gate.inside, self.world.factory.connections), (0, set()))
+            self.assertEqual((self.limits.inside, self.world.factory.connections), (0, {}))
 
     def test_the_client_s_address_counts_not_the_proxy_s(self) -> None:
         for _ in range(2):
             self.through_proxy(version_1("192.0.2.7"))
         for _ in range(3):
             self.through_proxy()
-        self.assertEqual(self.gate.inside, 5)
+        self.assertEqual(self.limits.inside, 5)
         self.assertIsNone(self.come(IPv4Address("TCP", "192.0.2.7", 1)))
         refused = self.through_proxy(version_1("192.0.2.7") + HANDSHAKE)
         self.assertTrue(refused.transport.aborted)
         self.assertEqual(refused.transport.value(), b"")
         refused.leave()
-        self.assertEqual((self.gate.inside, self.gate.refused), (5, {"address_limit": 2}))
+        self.assertEqual((self.limits.inside, self.limits.refused), (5, {"address_limit": 2}))
 
     def test_the_proxy_s_own_connections(self) -> None:
         client = self.through_proxy(b"PROXY UNKNOWN\r\n" + HANDSHAKE)
         [connection] = self.world.factory.connections
-        self.assertEqual(connection.client_ip, PROXY)
+        self.assertEqual(connection.peer, PROXY)
         client.leave()
-        self.assertEqual(self.gate.inside, 0)
+        self.assertEqual(self.limits.inside, 0)
 
     def test_proxies_count_in_the_total(self) -> None:
         found = [self.come(IPv4Address("TCP", PROXY, port)) is not None for port in range(11)]
@@ -203,7 +203,7 @@ class DoorTests(SynchronousTestCase):
         client = self.through_proxy(HANDSHAKE)
         self.assertTrue(client.transport.aborted)
         client.leave()
-        self.assertEqual((self.gate.inside, self.gate.refused), (0, {"proxy_header": 1}))
+        self.assertEqual((self.limits.inside, self.limits.refused), (0, {"proxy_header": 1}))
 
     def test_a_header_that_does_not_come(self) -> None:
         client = self.through_proxy(b"PROXY ")
@@ -214,7 +214,7 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual((client.transport.aborted, in_time.transport.aborted), (True, False))
         client.leave()
         in_time.leave()
-        self.assertEqual(self.gate.inside, 0)
+        self.assertEqual(self.limits.inside, 0)
         self.assertEqual(self.world.clock.getDelayedCalls(), [])
 
     def test_others_are_not_believed(self) -> None:
@@ -222,4 +222,4 @@ class DoorTests(SynchronousTestCase):
         assert client is not None
         client.feed(version_1("192.0.2.7"))
         self.assertTrue(client.transport.aborted)
-        self.assertEqual([one.client_ip for one in self.world.factory.connections], ["192.0.2.1"])
+        self.assertEqual([one.peer for one in self.world.factory.connections], ["192.0.2.1"])

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.rtmp.poller import PATIENCE, READ_SIZE, PublisherPoller
+from rtmp_twisted.rtmp.poller import PATIENCE_SECONDS, READ_SIZE, PublisherPoller
 
 
 class Reactor:
@@ -56,18 +56,21 @@ class Reader:
         self.story.append((self.name, data))
         self.then()
 
-    def received_all(self) -> None:
-        self.story.append((self.name, b""))
+
+FLUSH = ("flush", b"")
 
 
-class IntakeTests(SynchronousTestCase):
+class PublisherPollerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
         self.clock = Clock()
         self.clock.advance(100)
-        self.intake = PublisherPoller(cast(Any, self.reactor), self.clock)
-        self.addCleanup(self.intake.connectionLost, Failure(ConnectionDone()))
+        self.poller = PublisherPoller(cast(Any, self.reactor), self.clock, self.flush)
+        self.addCleanup(self.poller.connectionLost, Failure(ConnectionDone()))
         self.story: list[tuple[str, bytes]] = []
+
+    def flush(self) -> None:
+        self.story.append(FLUSH)
 
     def connect(self, name: str) -> tuple[Reader, socket.socket]:
         near, far = socket.socketpair()
@@ -78,7 +81,7 @@ class IntakeTests(SynchronousTestCase):
 
     def take(self, name: str) -> tuple[Reader, socket.socket]:
         reader, far = self.connect(name)
-        self.intake.take(reader)
+        self.poller.add(reader)
         return reader, far
 
     def test_all_are_read_before_any_is_handed_on(self) -> None:
@@ -87,75 +90,75 @@ class IntakeTests(SynchronousTestCase):
         self.take("silent")
         one.sendall(b"1")
         two.sendall(b"2")
-        self.intake.doRead()
+        self.poller.doRead()
         self.assertEqual(sorted(self.story[:2]), [("one", b"1"), ("two", b"2")])
-        self.assertEqual(sorted(self.story[2:]), [("one", b""), ("two", b"")])
+        self.assertEqual(self.story[2:], [FLUSH])
 
     def test_between_what_others_do(self) -> None:
-        """Whoever calls glance lets publishers be read, unless that has just been done, or is being done."""
+        """`poll_if_due` lets publishers be read, unless that has just been done, or is being done."""
         reader, far = self.take("one")
-        reader.then = self.intake.glance
+        reader.then = self.poller.poll_if_due
         far.sendall(b"1")
-        self.intake.glance()
-        self.assertEqual(self.story, [("one", b"1"), ("one", b"")])
+        self.poller.poll_if_due()
+        self.assertEqual(self.story, [("one", b"1"), FLUSH])
         far.sendall(b"2")
-        self.clock.advance(PATIENCE / 2)
-        self.intake.glance()
+        self.clock.advance(PATIENCE_SECONDS / 2)
+        self.poller.poll_if_due()
         self.assertEqual(len(self.story), 2)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(PATIENCE_SECONDS)
 
         def while_it_reads() -> None:
             far.sendall(b"3")
             self.clock.advance(1)
-            self.intake.glance()
+            self.poller.poll_if_due()
 
         reader.then = while_it_reads
-        self.intake.glance()
-        self.assertEqual(self.story[2:], [("one", b"2"), ("one", b"")])
+        self.poller.poll_if_due()
+        self.assertEqual(self.story[2:], [("one", b"2"), FLUSH])
 
     def test_in_place_of_the_transport(self) -> None:
         reader, far = self.take("one")
         self.assertFalse(reader.transport.reading)
-        self.intake.take(reader)
+        self.poller.add(reader)
         far.sendall(b"x" * READ_SIZE + b"y")
-        self.intake.doRead()
-        self.intake.doRead()
+        self.poller.doRead()
+        self.poller.doRead()
         self.assertEqual(b"".join(data for _, data in self.story), b"x" * READ_SIZE + b"y")
 
     def test_with_the_reactor_as_long_as_there_is_somebody(self) -> None:
         self.assertEqual(self.reactor.readers, [])
         one, _ = self.take("one")
         two, _ = self.take("two")
-        self.assertEqual(self.reactor.readers, [self.intake])
-        self.intake.drop(one)
-        self.intake.drop(one)
-        self.assertEqual(self.reactor.readers, [self.intake])
-        self.intake.drop(two)
+        self.assertEqual(self.reactor.readers, [self.poller])
+        self.poller.remove(one)
+        self.poller.remove(one)
+        self.assertEqual(self.reactor.readers, [self.poller])
+        self.poller.remove(two)
         self.assertEqual(self.reactor.readers, [])
-        self.intake.take(one)
-        self.assertEqual(self.reactor.readers, [self.intake])
+        self.poller.add(one)
+        self.assertEqual(self.reactor.readers, [self.poller])
 
     def test_dropped(self) -> None:
         """What comes stays in the socket, for whoever reads it next."""
         reader, far = self.take("one")
         self.take("two")
-        self.intake.drop(reader)
+        self.poller.remove(reader)
         self.assertFalse(reader.transport.reading)
         far.sendall(b"later")
-        self.intake.doRead()
-        self.assertEqual(self.story, [])
-        self.intake.take(reader)
-        self.intake.doRead()
-        self.assertEqual(self.story, [("one", b"later"), ("one", b"")])
+        self.poller.doRead()
+        self.assertEqual(self.story, [FLUSH])
+        self.poller.add(reader)
+        self.poller.doRead()
+        self.assertEqual(self.story[1:], [("one", b"later"), FLUSH])
 
     def test_dropped_by_what_another_sent(self) -> None:
         one, one_end = self.take("one")
         two, two_end = self.take("two")
-        one.then = lambda: self.intake.drop(two)
-        two.then = lambda: self.intake.drop(one)
+        one.then = lambda: self.poller.remove(two)
+        two.then = lambda: self.poller.remove(one)
         one_end.sendall(b"1")
         two_end.sendall(b"2")
-        self.intake.doRead()
+        self.poller.doRead()
         self.assertEqual(len(self.story), 2)  # whichever was first, and its end
         self.assertEqual(len(self.reactor.readers), 1)
 
@@ -163,9 +166,9 @@ class IntakeTests(SynchronousTestCase):
         reader, far = self.take("one")
         far.sendall(b"last")
         far.close()
-        self.intake.doRead()
-        self.assertEqual(self.story, [("one", b"last"), ("one", b"")])
-        self.intake.doRead()
+        self.poller.doRead()
+        self.assertEqual(self.story, [("one", b"last"), FLUSH])
+        self.poller.doRead()
         self.assertTrue(reader.transport.reading)
         self.assertEqual(self.reactor.readers, [])
 
@@ -174,11 +177,11 @@ class IntakeTests(SynchronousTestCase):
         reader, _ = self.take("one")
         number = reader.transport.fileno()
         reader.transport.handle.close()
-        self.intake.drop(reader)
+        self.poller.remove(reader)
         other, far = self.connect("other")
         if other.transport.fileno() != number:  # some other file was quicker: give it that number
             self.fail("file numbers are given out lowest first")
-        self.intake.take(other)
+        self.poller.add(other)
         far.sendall(b"mine")
-        self.intake.doRead()
-        self.assertEqual(self.story, [("other", b"mine"), ("other", b"")])
+        self.poller.doRead()
+        self.assertEqual(self.story, [("other", b"mine"), FLUSH])

@@ -193,7 +193,7 @@ class GarbageTests(SynchronousTestCase):
         client.leave()
         [failure] = self.flushLoggedErrors(ZeroDivisionError)
         [event] = [event for event in log.events if event.get("log_failure") is failure]
-        self.assertEqual(event["session"], client.protocol.client.log.session)
+        self.assertEqual(event["session"], client.protocol.connection.number)
         self.assertIn("NetStream.Play.Start", codes(other.play()))
 
 
@@ -285,7 +285,7 @@ class TimeTests(SynchronousTestCase):
         publisher.publish()
         player = self.world.connect().open()
         player.play()
-        player.protocol.client.outlet.pauseProducing()
+        player.protocol.connection.writer.pauseProducing()
         for second in range(STUCK_SECONDS):
             self.assertFalse(player.transport.aborted)
             publisher.send(avc(second * 1000, True))
@@ -305,11 +305,11 @@ class TimeTests(SynchronousTestCase):
 
     def test_answers_that_nobody_reads(self) -> None:
         client = self.world.connect().open()
-        client.protocol.client.outlet.pauseProducing()
+        client.protocol.connection.writer.pauseProducing()
         for _ in range(400):
             for _ in range(99):
                 client.call("_checkbw", None)
-            client.protocol.client._session.check(0, 1)
+            client.protocol.connection.handler.check(0, 1)
         self.assertTrue(client.transport.aborted)
 
     def test_acknowledgements(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted.live.broker import LISTEN_SECONDS
 from rtmp_twisted.rtmp.names import NameRules
 from rtmp_twisted.settings_types import Networks
 from rtmp_twisted.wire import amf0, messages
@@ -57,7 +58,7 @@ class ConnectTests(SynchronousTestCase):
             client = World().connect()
             client.call("connect", {"app": app}, transaction=1)
             self.assertEqual(codes(client.received), ["NetConnection.Connect.Success"], app)
-            self.assertEqual(client.protocol.client._session.channel, "channel")
+            self.assertEqual(client.protocol.connection.handler.channel, "channel")
 
     def test_bad_app(self) -> None:
         bad: list[dict[str, amf0.Value]] = [{}, {"app": ""}, {"app": "a b"}, {"app": "a" * 129}, {"app": 1.0}]
@@ -204,7 +205,7 @@ class PublishTests(SynchronousTestCase):
                 self.world.authority.refuse()
             expected = ["start", "end"] if accept else ["start"]
             self.assertEqual([event[0] for event in self.world.authority.events], expected)
-            self.assertEqual(self.world.broker._places, {})
+            self.assertEqual(self.world.broker.channels(), [])
 
     def test_bad_keys(self) -> None:
         for key in "", "a b", "a" * 129, "?x=y", None, 5.0:
@@ -250,6 +251,7 @@ class PublishTests(SynchronousTestCase):
         second = self.world.connect().open()
         self.assertEqual(second.publish(), [])
         first.send(aac(0))
+        self.world.clock.advance(LISTEN_SECONDS)
         self.assertEqual(codes(second.new()), ["NetStream.Publish.BadName"])
         self.assertTrue(second.closing)
         self.assertFalse(first.closing)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.rtmp.connection import LINGER_SECONDS, MAX_WAITING
-from rtmp_twisted.wire import messages
+from rtmp_twisted.rtmp import connection as connection_module
+from rtmp_twisted.rtmp.connection import LINGER_SECONDS
+from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.messages import AGGREGATE, Message
 from tests.support.fakes import Log
 from tests.support.memory import Client, World, codes, media
@@ -28,22 +29,21 @@ class AskingTests(SynchronousTestCase):
 
     def test_held_media_that_cannot_be_understood(self) -> None:
         self.client.send(aac(0), BROKEN)
-        self.assertFalse(self.client.transport.aborted)
-        self.world.authority.accept()
         self.assertTrue(self.client.transport.aborted)
+        self.world.authority.accept()
         self.client.leave()
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(self.log.lines(LogLevel.critical), [])
         [line] = [line for line in self.log.lines() if line.startswith("disconnected")]
         self.assertIn("longer than itself", line)
         self.assertEqual(self.events(), ["start", "end"])
-        self.assertEqual(self.world.broker._places, {})
+        self.assertEqual(self.world.broker.channels(), [])
 
     def test_answer_after_the_end(self) -> None:
         self.client.leave()
         self.world.authority.accept()
         self.assertEqual(self.events(), ["start", "end"])
-        self.assertEqual(self.world.broker._places, {})
+        self.assertEqual(self.world.broker.channels(), [])
 
     def test_killed(self) -> None:
         self.client.send(aac(0))
@@ -83,8 +83,8 @@ class OverAnAnswerTests(SynchronousTestCase):
 
     def overfill(self, client: Client, *command: object, stream_id: int = 1) -> None:
         """Sends the command when there is no room for its answers."""
-        client.protocol.client.outlet.pauseProducing()
-        client.protocol.client._answered = MAX_WAITING - 10
+        client.protocol.connection.writer.pauseProducing()
+        self.patch(connection_module, "MAX_WAITING", 10)
         client.send(messages.command(*command, stream_id=stream_id))  # type: ignore[arg-type]
         self.assertTrue(client.transport.aborted)
 
@@ -98,22 +98,24 @@ class OverAnAnswerTests(SynchronousTestCase):
             self.overfill(client, "play", 5, None, "key")
             client.leave()
             publisher.leave()
-            self.assertEqual(world.broker._places, {})
+            self.assertEqual(world.broker.channels(), [])
 
     def test_publish(self) -> None:
         world = World()
         client = world.connect().open()
         self.overfill(client, "publish", 5, None, "key", "live")
         client.leave()
-        self.assertEqual(world.broker._places, {})
+        self.assertEqual(world.broker.channels(), [])
         self.assertEqual([event[0] for event in world.authority.events], ["start", "end"])
 
     def test_a_stranger_is_refused(self) -> None:
         world = World()
         stranger, publisher = world.connect().open(), world.connect().open()
-        stranger.play("wrong")
-        stranger.protocol.client.outlet.pauseProducing()
-        stranger.protocol.client._answered = MAX_WAITING - 10
+        waiting = sum(len(chunks.encode(answer, 3, 4096)) for answer in stranger.play("wrong"))
+        stranger.protocol.connection.writer.pauseProducing()
+        self.patch(connection_module, "MAX_WAITING", waiting + 100)
+        stranger.send(messages.user_control(messages.PING_REQUEST, 0))
+        self.assertFalse(stranger.transport.aborted)
         self.assertIn("NetStream.Publish.Start", codes(publisher.publish()))
         self.assertTrue(stranger.transport.aborted)
 

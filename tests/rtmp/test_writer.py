@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -19,12 +20,13 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll, IPublishAuthority
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
-from rtmp_twisted.rtmp.connection import Client
+from rtmp_twisted.live.publication import MAX_HELD_BYTES
+from rtmp_twisted.live.turns import Turns
+from rtmp_twisted.rtmp.connection import Connection, ConnectionState
 from rtmp_twisted.rtmp.factory import RTMPFactory
-from rtmp_twisted.rtmp.message_stream import MAX_HELD
+from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
-from rtmp_twisted.rtmp.session import SessionOptions
-from rtmp_twisted.rtmp.writer import SocketWriter, TransportWriter, Writer, writer_for
+from rtmp_twisted.rtmp.writer import MAX_ABANDONED, MAX_TAKEN, SocketWriter, TransportWriter, Writer, writer_for
 from rtmp_twisted.wire import chunks, messages
 from tests.support.fakes import reactor, until, within
 from tests.support.rtmp_client import HANDSHAKE, RTMPClient, avc, client, codes
@@ -46,114 +48,180 @@ class Reader(Protocol):
 
 
 class Serving(Protocol):
-    """Has an outlet."""
+    """Has an writer."""
 
     def __init__(self) -> None:
         self.ready: Deferred[None] = Deferred()
-        self.drains = 0
+        self.drains = self.blocks = 0
+        self.reasons: list[str] = []
+        self.on_drain: Callable[[], None] = lambda: None
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
         transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-        self.outlet: Writer = writer_for(transport, reactor, self.drained)
+        self.writer: Writer = writer_for(transport, reactor, self.drained, self.blocked, self.broken)
         self.ready.callback(None)
 
     def drained(self) -> None:
         self.drains += 1
+        self.on_drain()
+
+    def blocked(self) -> None:
+        self.blocks += 1
+
+    def broken(self, reason: str) -> None:
+        self.reasons.append(reason)
 
 
-class SocketOutletTests(TestCase):
+class SocketWriterTests(TestCase):
     timeout = 60
 
     async def pair(self) -> tuple[Serving, Reader]:
-        writer = Serving()
-        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(lambda: writer))
+        serving = Serving()
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(lambda: serving))
         self.addCleanup(port.stopListening)
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
         reader: Reader = await connectProtocol(endpoint, Reader())
-        await within(writer.ready)
-        self.addCleanup(self.close, writer, reader)
-        self.assertIsInstance(writer.outlet, SocketWriter)
-        return writer, reader
+        await within(serving.ready)
+        self.addCleanup(self.close, serving, reader)
+        self.assertIsInstance(serving.writer, SocketWriter)
+        return serving, reader
 
-    async def close(self, writer: Any, reader: Any) -> None:
+    async def close(self, serving: Any, reader: Any) -> None:
         reader.transport.abortConnection()
-        writer.transport.abortConnection()
-        await until(lambda: not (reader.transport.connected or writer.transport.connected), "the end of both")
+        serving.transport.abortConnection()
+        await until(lambda: not (reader.transport.connected or serving.transport.connected), "the end of both")
 
     async def test_order(self) -> None:
-        """Whatever way a byte took, it arrives behind those that were written before it."""
-        writer, reader = await self.pair()
-        outlet = writer.outlet
+        """Messages arrive whole and in the order in which they were begun, whatever way they took."""
+        serving, reader = await self.pair()
+        writer = serving.writer
         chance = random.Random(7)
         expected = bytearray()
+        rest: list[memoryview] = []  # of the message that holds the writer
+
+        def go_on() -> None:
+            while rest and not writer.blocked:
+                rest[0] = rest[0][writer.try_writev([rest[0]]) :]
+                if not rest[0]:
+                    rest.clear()
+                    writer.release()
+
+        serving.on_drain = go_on
         for _ in range(300):
             data = chance.randbytes(chance.choice([1, 100, 5000, 60_000]))
-            way = chance.randrange(3)
-            if way == 0:
-                taken = outlet.offer(data)
-                expected += data[:taken]
-                if taken < len(data):  # as a player does: the rest of the message is queued
-                    outlet.write(data[taken:])
-                    expected += data[taken:]
-            elif way == 1:
-                buffers: list[bytes | memoryview] = [data, memoryview(data)[1:]]
-                expected += (data + data[1:])[: outlet.offer_all(buffers)]
-            else:
-                outlet.write(data)
+            if chance.random() < 0.5:
+                writer.write(data)
                 expected += data
-            if outlet.blocked:
-                self.assertEqual((outlet.offer(b"x"), outlet.offer_all([b"x"])), (0, 0))
+            elif writer.holder is None:
+                sent = writer.try_writev([data[:10], memoryview(data)[10:]])
+                if sent:
+                    expected += data
+                if 0 < sent < len(data):
+                    rest.append(memoryview(data)[sent:])
+                    writer.hold(self)
+            if writer.blocked:
+                self.assertEqual(writer.try_writev([b"x"]), 0)
                 if chance.random() < 0.3:
-                    drains = writer.drains
+                    drains = serving.drains
                     reader.transport.resumeProducing()  # type: ignore[union-attr]
-                    await until(lambda: writer.drains > drains, "what waited to leave")  # noqa: B023
+                    await until(lambda: serving.drains > drains, "what waited to leave")  # noqa: B023
                     reader.transport.pauseProducing()  # type: ignore[union-attr]
-                    self.assertFalse(outlet.blocked)
         reader.transport.resumeProducing()  # type: ignore[union-attr]
         await until(lambda: len(reader.data) >= len(expected), "everything")
         self.assertEqual(reader.data, expected)
-        self.assertGreater(writer.drains, 0)
+        self.assertGreater(serving.drains, 0)
+        self.assertGreaterEqual(serving.blocks, serving.drains)
+
+    async def test_nothing_of_what_does_not_fit_is_kept(self) -> None:
+        """Media stays in the log; the reactor says when there is room."""
+        serving, reader = await self.pair()
+        data = bytes(20_000_000)
+        sent = serving.writer.try_writev([data])
+        self.assertLess(sent, len(data))
+        self.assertTrue(serving.writer.blocked)
+        self.assertEqual(serving.transport.dataBuffer, b"")  # type: ignore[union-attr]
+        reader.transport.resumeProducing()  # type: ignore[union-attr]
+        await until(lambda: serving.drains == 1, "room")
+        self.assertFalse(serving.writer.blocked)
+
+    async def test_leaving_in_the_middle_of_a_message(self) -> None:
+        """The rest is sent if it is short, and what waited for it; else the connection has to end."""
+        serving, reader = await self.pair()
+        writer = serving.writer
+        data = os.urandom(20_000_000)
+        sent = writer.try_writev([data])
+        writer.hold(self)
+        writer.write(b"an answer")
+        writer.abandon([memoryview(data)[sent : sent + 1000]])
+        self.assertIsNone(writer.holder)
+        reader.transport.resumeProducing()  # type: ignore[union-attr]
+        expected = data[: sent + 1000] + b"an answer"
+        await until(lambda: len(reader.data) >= len(expected), "the rest, and the answer")
+        self.assertEqual(reader.data, expected)
+        self.assertEqual(serving.reasons, [])
+        writer.hold(self)
+        writer.abandon([bytes(MAX_ABANDONED), b"x"])
+        self.assertEqual(serving.reasons, ["it left in the middle of a long message"])
 
     async def test_close_delivers_what_waits(self) -> None:
-        writer, reader = await self.pair()
-        data = os.urandom(2_000_000)
-        writer.outlet.write(data)
-        self.assertTrue(writer.outlet.blocked)
-        writer.outlet.close()
-        writer.transport.loseConnection()  # type: ignore[union-attr]
+        serving, reader = await self.pair()
+        data = os.urandom(20_000_000)
+        serving.writer.write(data)
+        self.assertTrue(serving.writer.blocked)
+        serving.writer.close()
+        serving.transport.loseConnection()  # type: ignore[union-attr]
         reader.transport.resumeProducing()  # type: ignore[union-attr]
         await until(lambda: len(reader.data) >= len(data), "everything")
         self.assertEqual(reader.data, data)
 
     async def test_a_lost_connection_takes_nothing(self) -> None:
-        writer, reader = await self.pair()
-        await self.close(writer, reader)
-        self.assertEqual(writer.outlet.offer(b"x"), 0)
-        self.assertEqual(writer.outlet.offer_all([b"x"]), 0)
-        writer.outlet.write(b"x")
+        serving, reader = await self.pair()
+        await self.close(serving, reader)
+        self.assertRaises(OSError, serving.writer.send, b"x")
+        self.assertEqual(serving.writer.try_writev([b"x"]), 0)
+        serving.writer.write(b"x")
 
 
-class TransportOutletTests(SynchronousTestCase):
+class TransportWriterTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.transport, self.clock = StringTransport(), Clock()
+        self.story: list[str] = []
+        writer = writer_for(
+            self.transport,
+            self.clock,
+            lambda: self.story.append("drained"),
+            lambda: self.story.append("blocked"),
+            self.story.append,
+        )
+        assert isinstance(writer, TransportWriter)
+        self.writer = writer
+
     def test_waits_while_the_transport_is_full(self) -> None:
-        transport, clock, drains = StringTransport(), Clock(), []
-        outlet = writer_for(transport, clock, lambda: drains.append(1))
-        assert isinstance(outlet, TransportWriter)
-        clock.advance(5)
-        self.assertEqual(outlet.offer(b"ab"), 2)
-        self.assertEqual(outlet.offer_all([b"cd", memoryview(b"ef")]), 4)
-        outlet.pauseProducing()
-        outlet.pauseProducing()
-        self.assertEqual((outlet.blocked, outlet.blocked_since), (True, 5))
-        self.assertEqual((outlet.offer(b"x"), outlet.offer_all([b"x"])), (0, 0))
-        outlet.write(b"gh")
-        self.assertEqual(drains, [])
-        outlet.resumeProducing()
-        outlet.resumeProducing()
-        self.assertEqual((outlet.blocked, outlet.blocked_since, drains), (False, None, [1]))
-        self.assertEqual(transport.value(), b"abcdefgh")
-        outlet.close()
-        self.assertIsNone(transport.producer)
+        writer = self.writer
+        self.clock.advance(5)
+        self.assertEqual(writer.send(b"ab"), 2)
+        self.assertEqual(writer.try_writev([b"cd", memoryview(b"ef")]), 4)
+        writer.pauseProducing()
+        writer.pauseProducing()
+        self.assertEqual((writer.blocked, writer.blocked_since), (True, 5))
+        self.assertEqual(writer.try_writev([b"x"]), 0)
+        writer.write(b"gh")
+        self.assertEqual(self.story, ["blocked"])
+        writer.resumeProducing()
+        writer.resumeProducing()
+        self.assertEqual((writer.blocked, writer.blocked_since), (False, None))
+        self.assertEqual(self.story, ["blocked", "drained"])
+        self.assertEqual(self.transport.value(), b"abcdefgh")
+        writer.close()
+        self.assertIsNone(self.transport.producer)
+
+    def test_takes_no_more_than_a_bit_at_a_time(self) -> None:
+        """It hears only behind a write that the transport is full, and what it takes is a copy."""
+        data = os.urandom(MAX_TAKEN + 1000)
+        self.assertEqual(self.writer.send(data), MAX_TAKEN)
+        self.assertEqual(self.writer.try_writev([data[:1000], data]), MAX_TAKEN)
+        self.assertEqual(self.transport.value(), data[:MAX_TAKEN] + data[:1000] + data[: MAX_TAKEN - 1000])
 
 
 class ServerTests(TestCase):
@@ -162,10 +230,10 @@ class ServerTests(TestCase):
     timeout = 60
 
     async def serve(self, authority: IPublishAuthority | None = None) -> int:
-        broker = Broker(reactor, authority or AcceptAll(), FlushScheduler(0, reactor.seconds), ChannelOptions())
-        self.factory = RTMPFactory(
-            SessionOptions(broker=broker, clock=reactor), intake=PublisherPoller(reactor, reactor)
-        )
+        scheduler = FlushScheduler(reactor, 0, reactor.seconds, Turns(reactor))
+        broker = Broker(reactor, authority or AcceptAll(), scheduler, ChannelOptions())
+        self.poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
+        self.factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor), poller=self.poller)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
         self.addCleanup(self.gone)
         self.addCleanup(self.factory.finish_all, "the test is over")
@@ -202,14 +270,14 @@ class ServerTests(TestCase):
         """After each client's commands, and after each that goes on with what waited to leave."""
         port = await self.serve()
         glances: list[None] = []
-        self.patch(self.factory.intake, "glance", lambda: glances.append(None))
+        self.patch(self.poller, "poll_if_due", lambda: glances.append(None))
         some = await self.connect(port)
         await some.open()
         self.assertTrue(glances)
         [serving] = self.factory.connections
         glances.clear()
-        serving.outlet.blocked_since = 1.0
-        serving.outlet.resumeProducing()
+        serving.writer.blocked_since = 1.0
+        serving.writer.resumeProducing()
         self.assertTrue(glances)
 
     async def test_the_server_ends_a_refused_connection(self) -> None:
@@ -233,20 +301,20 @@ class ServerTests(TestCase):
         await player.play()
         player.call("play", None, "key", stream_id=2)
         player.transport.pauseProducing()
-        [serving] = [p for p in self.factory.connections if p._session.playing]
+        [serving] = [p for p in self.factory.connections if p.state is ConnectionState.PLAYING]
         asked = sent = 0
         for _ in range(12):
-            drained = serving.outlet.blocked_since
-            while not serving.outlet.blocked:
+            drained = serving.writer.blocked_since
+            while not serving.writer.blocked:
                 publisher.send(avc(sent, True, b"%04d" % sent + bytes(100_000)))
                 sent += 1
-                await until(lambda: serving._session.delivered() > 0)
+                await until(lambda: serving.handler.delivered() > 0)
                 await until(lambda: publisher.transport.dataBuffer == b"" and not publisher.transport._tempDataLen)
                 player.send(messages.user_control(messages.PING_REQUEST, asked))
                 asked += 1
             self.assertIsNone(drained)
             player.transport.resumeProducing()
-            await until(lambda: not serving.outlet.blocked, "room")
+            await until(lambda: not serving.writer.blocked, "room")
             player.transport.pauseProducing()
         player.transport.resumeProducing()
         pong = messages.user_control(messages.PING_RESPONSE, asked - 1)
@@ -303,23 +371,22 @@ class ServerTests(TestCase):
         async def publish(turn: int) -> None:
             publisher.call("publish", None, "key", "live", stream_id=1)
             await until(lambda: len(asked) == turn, "the question")
-            [serving] = [p for p in self.factory.connections if p._session.publication is not None]
-            before = serving._received
+            [serving] = [p for p in self.factory.connections if p.state is ConnectionState.PUBLISHING]
+            before = serving.bytes_received
             for n in range(40):
                 contents.append(b"%d %d " % (turn, n) + bytes(100_000))
                 publisher.send(avc(n, True, contents[-1]))
             await until(lambda: serving.transport not in reactor.getReaders() and not self.reads(serving), "a pause")
-            self.assertLess(serving._received - before, MAX_HELD + 300_000)
+            self.assertLess(serving.bytes_received - before, MAX_HELD_BYTES + 300_000)
             asked[-1].callback("id")
             await until(lambda: len(player.media()) == len(contents), "what waited, and what came after it")
             publisher.call("closeStream", None, stream_id=1)
-            await until(lambda: serving._session.publication is None, "the end of the publish")
+            await until(lambda: serving.sink is None, "the end of the publish")
 
         await publish(1)
         await publish(2)
         self.assertEqual([message.body[5:] for message in player.media()], contents)
 
-    def reads(self, serving: Client) -> bool:
-        """Whether the intake reads for it."""
-        assert self.factory.intake is not None
-        return serving in self.factory.intake._files
+    def reads(self, serving: Connection) -> bool:
+        """Whether the poller reads for it."""
+        return serving in self.poller

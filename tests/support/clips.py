@@ -1,7 +1,8 @@
-"""Clips that tests make for themselves: a moving test picture and a tone, in any codec that the current ffmpeg has."""
+"""Clips that tests play: a moving test picture and a tone, in any codec that the current ffmpeg has."""
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 from twisted.trial.unittest import TestCase
 
-from tests.support.fakes import reactor, within
+from tests.support.fakes import within
 from tests.support.programs import Program
 
 CURRENT_FFMPEG: str = imageio_ffmpeg.get_ffmpeg_exe()
@@ -18,13 +19,13 @@ CURRENT_FFMPEG: str = imageio_ffmpeg.get_ffmpeg_exe()
 QUIET = ("-hide_banner", "-loglevel", "error", "-nostdin")
 
 SECONDS = 60
-"""More than any test plays: a publisher is stopped when all has been seen."""
+"""Longer than any test plays: tests stop their publisher when they have seen what they need."""
 
 TRIES = 3
-"""To make a clip; the last one is used as it is, so that the test says what is wrong with it."""
+"""Attempts to make a clip. The last one is used as it is, so that the test says what is wrong with it."""
 
 GROUP = SECONDS * 30
-"""Frames of a group of pictures. The first is the only keyframe: who joins late gets it from the cache or never."""
+"""Frames of a group of pictures. Only the first is a keyframe, so a late player can only get it from the cache."""
 
 _PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30")
 _TONE = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000")
@@ -69,13 +70,13 @@ async def clip(case: TestCase, *codecs: str, kind: str = "mkv") -> Path:
 
 
 async def _is_sound(case: TestCase, path: Path) -> bool:
-    """Whether a clip can be decoded: an encoder on a machine that was very busy was seen to make one that cannot."""
+    """Whether a clip can be decoded: on a very busy machine an encoder once made one that cannot."""
     program = Program(case, CURRENT_FFMPEG, *QUIET, "-xerror", "-i", str(path), "-f", "null", "-")
     return await within(program.ended) == 0 and not program.lines
 
 
 async def current_ffmpeg(case: TestCase, *arguments: str) -> list[str]:
-    """Runs the current ffmpeg to its end, which has to be a good one. Returns its lines."""
+    """Runs the current ffmpeg, which has to succeed. Returns its lines."""
     program = Program(case, CURRENT_FFMPEG, *QUIET, "-y", *arguments)
     status = await within(program.ended)
     case.assertEqual(status, 0, str(program))
@@ -83,7 +84,7 @@ async def current_ffmpeg(case: TestCase, *arguments: str) -> list[str]:
 
 
 async def pictures(case: TestCase, path: Path, track: int = 0) -> list[str]:
-    """A checksum of each picture of a video track, decoded. An error in decoding is one of the test."""
+    """A checksum of each decoded picture of a video track. A decoding error fails the test."""
     decode = ("-map", f"0:v:{track}", "-fps_mode", "passthrough", "-f", "framemd5", "-")
     lines = await current_ffmpeg(case, "-xerror", "-i", str(path), *decode)
     case.assertEqual([line for line in lines if not line.startswith(("#", "0,"))], [], f"decoding {path.name}")
@@ -94,6 +95,7 @@ def _new_path(name: str) -> Path:
     global _directory
     if _directory is None:
         _directory = directory = Path(tempfile.mkdtemp(prefix="clips-"))
-        directory.chmod(0o755)  # one of the programs will not be root
-        reactor.addSystemEventTrigger("after", "shutdown", shutil.rmtree, directory, True)
+        directory.chmod(0o755)  # one of the programs refuses to run as root
+        # Not with the reactor's shutdown: trial -j fires that after each test.
+        atexit.register(shutil.rmtree, directory, True)
     return _directory / name

@@ -17,9 +17,11 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.channel import ChannelOptions
+from rtmp_twisted.live.memory import NO_LIMIT, Memory
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.names import NameRules
-from rtmp_twisted.rtmp.session import SessionOptions
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, chunks, messages
 from rtmp_twisted.wire.messages import Command, Message
@@ -86,6 +88,7 @@ class World:
     players: Networks = EVERYONE
     channels: ChannelOptions = field(factory=ChannelOptions)
     takeover_seconds: float = 3
+    memory_limit: int = NO_LIMIT
     clock: Clock = field(factory=Clock)
     authority: Authority = field(init=False)
     broker: Broker = field(init=False)
@@ -93,8 +96,9 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         self.authority = Authority(self.ask)
-        pacer = FlushScheduler(0, self.clock.seconds)
-        self.broker = Broker(self.clock, self.authority, pacer, self.channels, self.takeover_seconds)
+        scheduler = FlushScheduler(self.clock, 0, self.clock.seconds, Turns(self.clock))
+        memory = Memory(self.memory_limit, scheduler.turns)
+        self.broker = Broker(self.clock, self.authority, scheduler, self.channels, self.takeover_seconds, memory=memory)
         self.factory = RTMPFactory(
             SessionOptions(broker=self.broker, clock=self.clock, names=self.names, players=self.players)
         )
@@ -103,10 +107,15 @@ class World:
         transport = MemoryTransport(address)
         protocol: Any = self.factory.buildProtocol(IPv4Address("TCP", address, 50000))
         protocol.makeConnection(transport)
-        client = Client(protocol, transport)
+        client = Client(self, protocol, transport)
         if handshake:
             client.feed(HANDSHAKE + bytes(1536))
         return client
+
+    def turn(self) -> None:
+        """Lets everything happen that waits for the next turns of the reactor."""
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
+            self.clock.advance(0)
 
     def pass_time(self, seconds: float) -> None:
         """Lets time pass, second by second, as the server's service checks its connections."""
@@ -119,6 +128,7 @@ class World:
 class Client:
     """The other side of one connection."""
 
+    world: World
     protocol: Any
     transport: MemoryTransport
     _decoder: chunks.ChunkDecoder = field(factory=chunks.ChunkDecoder)
@@ -130,6 +140,7 @@ class Client:
         """Bytes arrive at the server, unless it has closed the connection."""
         if not self.transport.aborted:
             self.protocol.dataReceived(data)
+        self.world.turn()
 
     def send(self, *to_send: Message) -> None:
         self.feed(b"".join(chunks.encode(message, 4, self.chunk_size) for message in to_send))
@@ -142,9 +153,10 @@ class Client:
 
     def new(self) -> list[Message]:
         """What the server has sent since this was asked last."""
+        self.world.turn()
         data = self.transport.value()
         start = max(self._read, 1 + 1536 + 1536)
-        found = list(self._decoder.feed(data[start:])) if len(data) > start else []
+        found = list(filter(None, self._decoder.feed(data[start:])))
         self._read = len(data)
         self.received += found
         return found

@@ -1,4 +1,4 @@
-"""Programs that tests run: started, watched line by line, and ended with the test."""
+"""Programs that tests run: they are started, watched line by line, and ended with the test."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+import rtmp_twisted
 from tests.support.fakes import reactor, within
 
 ROOT = Path(__file__).parents[2]
+"""The checkout."""
 
+PACKAGE = Path(rtmp_twisted.__file__).parents[1]
+"""Where the package under test is: the checkout, or the folder that ./tools/test has installed it into, compiled."""
+
+SEARCH_PATH = os.pathsep.join(dict.fromkeys((str(PACKAGE), str(ROOT))))
+"""PYTHONPATH of programs that need the package under test, or the tests."""
 
 _ports = random.sample(range(10_000, 32_000), 20_000)
 
 
 def free_port() -> int:
-    """A TCP port that is free right now, and that nobody gets by chance: below those that the kernel gives to outgoing
-    connections, and none that this process has been given before."""
+    """A TCP port that is free now. It is below those that the kernel gives to outgoing connections, and this function
+    has not returned it before."""
     while True:
         port = _ports.pop()
         with socket.socket(socket.AF_INET6) as probe, contextlib.suppress(OSError):
@@ -38,7 +45,7 @@ def free_port() -> int:
 
 
 class Case(Protocol):
-    """What a program needs of the test that starts it."""
+    """The methods of a test case that a program uses."""
 
     def addCleanup(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None: ...
 
@@ -46,7 +53,7 @@ class Case(Protocol):
 
 
 class Program(ProcessProtocol):
-    """A running program. ``lines`` is what it has printed so far, on either stream."""
+    """A running program. ``lines`` is what it has printed so far, to stdout or stderr."""
 
     def __init__(self, case: Case, *command: str, **environment: str) -> None:
         self.lines: list[str] = []
@@ -58,7 +65,8 @@ class Program(ProcessProtocol):
         path = shutil.which(command[0])
         if path is None:
             raise AssertionError(f"{command[0]} is not installed")
-        env: Mapping[str, str] = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment}
+        inherited = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": SEARCH_PATH}
+        env: Mapping[str, str] = {**inherited, **environment}
         self._process: Any = reactor.spawnProcess(self, path, [path, *command[1:]], env=env)
         case.addCleanup(self.kill)
 
@@ -78,7 +86,7 @@ class Program(ProcessProtocol):
         self.ended.callback(-status.signal if status.signal else status.exitCode or 0)
 
     def until(self, pattern: str) -> Deferred[re.Match[str]]:
-        """Fires when a line has matched ``pattern``, from the first on; fails when it does not come."""
+        """Fires when any line, from the first on, matches ``pattern``; fails if none does in time."""
         compiled = re.compile(pattern)
         for line in self.lines:
             match = compiled.search(line)
@@ -96,7 +104,7 @@ class Program(ProcessProtocol):
             self._process.signalProcess(number)
 
     def kill(self) -> Deferred[None]:
-        """Ends it at once; fires when it has gone."""
+        """Ends it at once; fires when it has ended."""
         self.signal(signal.SIGKILL)
         gone: Deferred[None] = Deferred()
 
@@ -125,8 +133,8 @@ class Program(ProcessProtocol):
 
 
 class Server(Program):
-    """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Options are settings:
-    ``rtmp_chunk_size="128"``."""
+    """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Keyword arguments are settings,
+    for example ``rtmp_chunk_size="128"``."""
 
     def __init__(self, case: Case, **settings: str) -> None:
         self.port = int(settings.get("rtmp_port") or free_port())
@@ -138,7 +146,6 @@ class Server(Program):
         super().__init__(
             case,
             *(sys.executable, "-c", command, "--nodaemon", "--pidfile=", f"--rundir={directory}", "rtmp", *options),
-            PYTHONPATH=str(ROOT),
         )
 
     def up(self) -> Deferred[re.Match[str]]:

@@ -1,6 +1,6 @@
-"""A relay between a program and the server, which writes down what passes, and can go dead without a word.
+"""A relay between a program and the server. It records what passes, and can stop passing anything without closing.
 
-What a program and the server say to each other is told by neither of them: messages are compared as they pass here.
+Neither the program nor the server reports what it sends and receives, so tests compare the messages that pass here.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ HANDSHAKE = 1 + 1536 + 1536
 
 
 class Tape:
-    """What passed in one direction. ``times`` are when each message was complete, in the reactor's seconds."""
+    """What passed in one direction. ``times`` says when each message was complete, in the reactor's seconds."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.times: list[float] = []
         self.frames = 0
-        """Audio and video messages so far that are no headers."""
+        """Number of audio and video messages so far, without headers."""
         self._to_skip = HANDSHAKE
         self._decoder = ChunkDecoder()
 
     def feed(self, data: bytes) -> None:
         skipped = min(self._to_skip, len(data))
         self._to_skip -= skipped
-        for message in self._decoder.feed(data[skipped:]):
+        for message in filter(None, self._decoder.feed(data[skipped:])):
             self.messages.append(message)
             self.times.append(reactor.seconds())
             self.frames += message.type_id in (AUDIO, VIDEO) and not is_header(message)
@@ -55,7 +55,7 @@ class Tape:
         return codes(self.messages)
 
     def commands(self) -> list[tuple[float, str]]:
-        """The commands' names, and when they had passed."""
+        """The time and the name of each command."""
         return [
             (time, parse_command(message).name)
             for time, message in zip(self.times, self.messages, strict=True)
@@ -63,7 +63,7 @@ class Tape:
         ]
 
     def first_keyframe(self) -> tuple[float, Message]:
-        """The first keyframe, and when it had passed."""
+        """The first keyframe, and its time."""
         for time, message in zip(self.times, self.messages, strict=True):
             if is_keyframe(message):
                 return time, message
@@ -82,7 +82,7 @@ def is_keyframe(message: Message) -> bool:
 
 @implementer(IHandshakeListener)
 class Leg(Protocol):
-    """One connection of a program, and the relay's own to the server in its name."""
+    """One connection of a program, and the connection to the server that the relay makes for it."""
 
     def __init__(self, relay: Relay) -> None:
         self.began = reactor.seconds()
@@ -96,7 +96,7 @@ class Leg(Protocol):
 
     def connectionMade(self) -> None:
         self.transport: Any
-        # It shall not be slower than what it stands between.
+        # The relay must not add delay.
         self.transport.setTcpNoDelay(True)
         self._relay.legs.append(self)
         connectProtocol(self._relay.upstream, _ServerSide(self)).addErrback(lambda _: self.transport.abortConnection())
@@ -122,11 +122,11 @@ class Leg(Protocol):
         server.transport.write(self._early)
 
     async def until_told(self, code: str) -> None:
-        """Fires when the program has been told this status code."""
+        """Returns when the program has received this status code."""
         await until(lambda: code in self.to_program.codes, code)
 
     def go_dead(self) -> None:
-        """From now on nothing passes, and neither side is told."""
+        """From now on nothing passes, and neither side notices."""
         self.transport.pauseProducing()
         if self._server is not None:
             self._server.transport.pauseProducing()
@@ -164,7 +164,7 @@ class _ServerSide(Protocol):
 
 
 class Relay(Factory):
-    """One program's way to the server. ``legs`` are its connections so far, in order."""
+    """The path between one program and the server. ``legs`` are the program's connections so far, in order."""
 
     def __init__(self, upstream: IStreamClientEndpoint) -> None:
         self.legs: list[Leg] = []
@@ -186,28 +186,28 @@ class Relay(Factory):
         return port
 
     def buildProtocol(self, addr: Any) -> Protocol:
-        return _NoLeg() if self.dead else Leg(self)  # TLS in between takes no None
+        return _NoLeg() if self.dead else Leg(self)  # with TLS this may not return None
 
     def go_dead(self) -> None:
-        """From now on nothing passes on any connection, and nobody is told."""
+        """From now on nothing passes on any connection, and nobody notices."""
         self.dead = True
         for leg in self.legs:
             leg.go_dead()
 
     def hang_up(self) -> None:
-        """Ends the program's connections in good order, and lets it make no more."""
+        """Closes the program's connections in an orderly way, and refuses further ones."""
         self.dead = True
         for leg in self.legs:
             leg.transport.loseConnection()
 
     async def until_connected(self) -> None:
-        """Fires when the program has connected."""
+        """Returns when the program has connected."""
         await until(lambda: self.legs, "a connection")
 
     async def until_sent(self, frames: int) -> None:
-        """Fires when the program has sent so many audio and video frames."""
+        """Returns when the program has sent that many audio and video frames."""
         await until(lambda: self.legs and self.legs[-1].to_server.frames >= frames, f"{frames} frames sent")
 
     async def until_received(self, frames: int) -> None:
-        """Fires when the program has been sent so many audio and video frames."""
+        """Returns when the program has been sent that many audio and video frames."""
         await until(lambda: self.legs and self.legs[-1].to_program.frames >= frames, f"{frames} frames received")

@@ -1,63 +1,97 @@
-"""A small RTMP client on Twisted, for tests that need to say and to see exactly what goes over the wire."""
+"""A small RTMP client for tests that need to say and to see exactly what goes over the wire.
+
+Its connection is the package's own, in a client's role.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from rtmp_twisted.live.turns import Turns
+from rtmp_twisted.rtmp.connection import Connection, ConnectionOptions
+from rtmp_twisted.rtmp.protocol import RTMPProtocol
 from rtmp_twisted.wire import amf0, chunks, messages
+from rtmp_twisted.wire.handshake import ClientHandshake
 from rtmp_twisted.wire.messages import Command, Message
 from tests.support.fakes import reactor, within
 
 HANDSHAKE = b"\x03" + bytes(1536)
 
 
-class RTMPClient(Protocol):
+class RTMPClient(RTMPProtocol):
     """``received`` is every message so far; ``chunk_size`` that of what is sent."""
+
+    transport: Any
 
     def __init__(self) -> None:
         self.received: list[Message] = []
         self.chunk_size = chunks.DEFAULT_CHUNK_SIZE
+        self.ready: Deferred[None] = Deferred()
+        """Fires when the handshake has been made, or the connection was lost before."""
         self.lost: Deferred[None] = Deferred()
         self.closed = False
-        self._decoder = chunks.ChunkDecoder()
-        self._to_skip = 1 + 1536 + 1536
         self._waiting: list[tuple[Callable[[Message], bool], Deferred[Message]]] = []
         self._transaction = 0
-
-    # What the transport calls
+        options = ConnectionOptions(reactor, self, Turns(reactor), lambda: None)
+        super().__init__(Connection(options, ClientHandshake(os.urandom, lambda: 0), 0, "the server"))
+        self.connection.handler = self
+        self.connection.accept_messages(chunks.MAX_MESSAGE_LENGTH)
 
     def connectionMade(self) -> None:
-        self.transport: Any
-        self.transport.write(HANDSHAKE + bytes(1536))
-
-    def dataReceived(self, data: bytes) -> None:
-        skipped = min(self._to_skip, len(data))
-        self._to_skip -= skipped
-        for message in self._decoder.feed(data[skipped:]):
-            self.received.append(message)
-            for item in list(self._waiting):
-                if item[0](message):
-                    self._waiting.remove(item)
-                    item[1].callback(message)
+        super().connectionMade()
+        self.transport.unregisterProducer()  # tests end the connection by its transport, which would wait for it
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        transport = self.transport
+        super().connectionLost(reason)
+        self.transport = transport  # a test may close it again
+
+    # What the connection calls, as its registry and its handler
+
+    def connection_made(self, connection: Connection) -> None: ...
+
+    def connection_lost(self, connection: Connection) -> None: ...
+
+    def handshaken(self) -> None:
+        self.ready.callback(None)
+
+    def receive(self, message: Message) -> None:
+        self.received.append(message)
+        for item in list(self._waiting):
+            if item[0](message):
+                self._waiting.remove(item)
+                item[1].callback(message)
+
+    def drained(self) -> None: ...
+
+    def blocked(self) -> None: ...
+
+    def delivered(self) -> int:
+        return 0
+
+    def check(self, received: int, seconds: float) -> None: ...
+
+    def end(self, reason: str) -> None:
         self.closed = True
         waiting, self._waiting = self._waiting, []
         for _, deferred in waiting:
             deferred.errback(AssertionError(f"the connection was lost; it brought {self.summary()}"))
+        if not self.ready.called:
+            self.ready.callback(None)
         self.lost.callback(None)
 
     # What a test calls
 
     def send(self, *to_send: Message) -> None:
         """Sends messages in one write."""
-        self.transport.write(
+        self.connection.writer.write(
             b"".join(chunks.encode(message, 3 if message.type_id == 20 else 4, self.chunk_size) for message in to_send)
         )
 
@@ -92,6 +126,7 @@ class RTMPClient(Protocol):
 
     async def open(self, channel: str = "channel", **wishes: amf0.Value) -> None:
         """``connect`` and ``createStream``, with their answers."""
+        await within(self.ready)
         self.call("connect", {"app": channel, **wishes})
         self.call("createStream", None)
         transaction = self._transaction
@@ -137,8 +172,9 @@ def answers(message: Message, transaction: int) -> bool:
 
 
 async def client(port: int) -> RTMPClient:
-    """A client that has connected, by TCP, and sent its part of the handshake."""
+    """A client that has connected, by TCP, and made the handshake, if the server lets it."""
     protocol: RTMPClient = await connectProtocol(HostnameEndpoint(reactor, "127.0.0.1", port), RTMPClient())
+    await within(protocol.ready)
     return protocol
 
 

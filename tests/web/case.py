@@ -126,3 +126,4 @@ class HTTPCase(TestCase):
             for number in range(4):
                 publisher.send(avc(number * 40, True, bytes(3_000_000)))
             player.transport.producer.resumeProducing()
+            self.world.turn()

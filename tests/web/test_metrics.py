@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted._version import __version__
 from rtmp_twisted.live.authority import Refused
+from rtmp_twisted.live.memory import NO_LIMIT
 from rtmp_twisted.web.metrics import MAX_CHANNELS, MAX_NAME, TimedAuthority
 from rtmp_twisted.web.status import ServerStatus
 from tests.support.memory import Authority
@@ -39,7 +40,7 @@ class MetricsTests(HTTPCase):
         self.player("radio")
         self.world.authority.ask = True
         self.publisher("news")
-        self.world.factory.gate.refused["too many from one address"] += 7
+        self.world.factory.limits.refused["too many from one address"] += 7
         self.world.clock.advance(2)
         found = await self.scrape()
         expected = {
@@ -89,6 +90,22 @@ class MetricsTests(HTTPCase):
         self.serve()
         self.patch(ServerStatus, "merge_interval", 0.125)
         self.assertEqual((await self.scrape())["rtmp_merge_interval_seconds"], 0.125)
+
+    async def test_memory(self) -> None:
+        self.serve()
+        publisher = self.publisher()
+        publisher.send(avc(0, True, bytes(50_000)), avc(40, False))
+        self.world.pass_time(1)
+        found = await self.scrape()
+        self.assertTrue(50_000 < found["rtmp_memory_held_bytes"] < 100_000, found)
+        self.assertEqual(found["rtmp_memory_limit_bytes"], NO_LIMIT)
+        self.assertEqual(found["rtmp_memory_shrinks_total"], 0)
+        self.world.broker.memory.limit = 40_000
+        publisher.send(avc(80, False))
+        self.world.turn()
+        found = await self.scrape()
+        self.assertEqual((found["rtmp_memory_limit_bytes"], found["rtmp_memory_shrinks_total"]), (40_000, 1))
+        self.assertLess(found["rtmp_memory_held_bytes"], 40_000)
 
     async def test_labels_are_bounded(self) -> None:
         """Their number, and the length of a name."""

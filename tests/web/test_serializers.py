@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
-from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.web.serializers import MAX_METADATA, MAX_TRACKS, serialize_publisher, tracks
-from rtmp_twisted.web.status import ChannelStatus, PublisherStatus
+from rtmp_twisted.web.serializers import MAX_METADATA, MAX_TRACKS, tracks
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.support.rtmp_client import AAC_HEADER
@@ -17,17 +14,6 @@ from tests.web.case import AVC_HEADER
 
 WITHOUT_SIZE = Message(VIDEO, 1, 0, b"\x17\x00\0\0\0\x01\x64\x00\x28\xff\xe0")
 """An H.264 header without a parameter set, so that nothing is known of the picture."""
-
-
-class PublisherTests(SynchronousTestCase):
-    def test_without_a_connection(self) -> None:
-        """A publisher that is not an RTMP session has an address only."""
-        publication: Any = SimpleNamespace(owner=None, client_ip="192.0.2.1")
-        channel: Any = None
-        publisher = ChannelStatus(channel, publication).publisher
-        self.assertEqual(publisher, PublisherStatus("192.0.2.1"))
-        assert publisher is not None
-        self.assertEqual(serialize_publisher(publisher), {"address": "192.0.2.1"})
 
 
 class TracksTests(SynchronousTestCase):

@@ -1,3 +1,5 @@
+"""rtmp_twisted.wire.amf0: tables of bytes and values, round trips, and hostile messages."""
+
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +17,7 @@ from rtmp_twisted.wire.errors import ProtocolError
 
 END = b"\x00\x00\x09"
 
-# Values and their one encoding.
+# Values, and the bytes that each is written as.
 TABLE: list[tuple[Value, bytes]] = [
     (0.0, b"\x00" + bytes(8)),
     (1.0, b"\x00\x3f\xf0" + bytes(6)),
@@ -45,7 +47,7 @@ TABLE: list[tuple[Value, bytes]] = [
     (b"abc", b"\x11\x0c\x07abc"),
 ]
 
-# Bytes that are read, though nobody here would write them.
+# Bytes that are accepted, but never written by `encode`.
 LENIENT: list[tuple[str, bytes, list[Value]]] = [
     ("a boolean that is neither 0 nor 1", b"\x01\x02", [True]),
     ("the unsupported marker", b"\x0d", [UNDEFINED]),
@@ -116,7 +118,7 @@ values: st.SearchStrategy[Value] = st.recursive(
 
 
 def kinds(value: Value) -> object:
-    """What comparing values leaves out: their types, and the names of classes."""
+    """What a comparison of values does not compare: their types, and the names of classes."""
     inner: list[Value] = []
     if isinstance(value, list):
         inner = value
@@ -198,7 +200,7 @@ class Hostile(SynchronousTestCase):
         self.assertEqual([name for name, data in HOSTILE if not refused(data)], [])
 
     def test_every_cut(self) -> None:
-        """A message cut anywhere is understood or refused, and one that holds a whole value is not confused."""
+        """A message that is cut anywhere is either decoded or refused."""
         data = encode("connect", 1, {"app": "live", "n": [1, None]}, ECMAArray(a=Date(0)), TypedObject("C"), b"bytes")
         for stop in range(len(data)):
             with contextlib.suppress(ProtocolError):
@@ -213,7 +215,7 @@ class Hostile(SynchronousTestCase):
                 self.assertRaises(ProtocolError, decode, opening * depth + b"\x05")
 
     def test_depth_through_references(self) -> None:
-        """Each array holds the one before it, by reference: shallow to read, deep to walk."""
+        """Each array has a reference to the one before it. The bytes are not nested, but the values are."""
         link = b"\x0a\x00\x00\x00\x01\x07"
         chain = [b"\x0a\x00\x00\x00\x00"] + [link + struct.pack(">H", n) for n in range(amf0.MAX_DEPTH - 1)]
         decoded = decode(b"".join(chain))
@@ -226,8 +228,14 @@ class Hostile(SynchronousTestCase):
         self.assertRaises(ProtocolError, decode, b"\x05" * (amf0.MAX_VALUES + 1))
         self.assertRaises(ProtocolError, decode, encode([None] * amf0.MAX_VALUES))
 
+    def test_a_smaller_count_of_values(self) -> None:
+        for data in b"\5" * 10, encode([None] * 9), b"\x11\x01" * 5:
+            self.assertEqual(decode(data, max_values=10), decode(data))
+            error = self.assertRaises(ProtocolError, decode, data, max_values=9)
+            self.assertIn("more than 9 values", str(error))
+
     def test_references_cannot_multiply(self) -> None:
-        """Thirty arrays of ten references each to the array before: ten to the thirtieth values."""
+        """Thirty arrays, each with ten references to the one before it, would be 10**30 values."""
         levels = [b"\x0a\x00\x00\x00\x0a" + b"\x05" * 10]
         for n in range(30):
             levels.append(b"\x0a\x00\x00\x00\x0a" + (b"\x07" + struct.pack(">H", n)) * 10)
@@ -248,7 +256,7 @@ class Hostile(SynchronousTestCase):
         self.check(bytes((marker,)) + data)
 
     def check(self, data: bytes) -> None:
-        """Only ProtocolError comes out; what was decoded can be encoded, and is as large as the bounds say."""
+        """Only ProtocolError is raised. What was decoded can be encoded again, and its size is bounded."""
         try:
             decoded = decode(data)
         except ProtocolError:

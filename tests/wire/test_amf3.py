@@ -1,3 +1,5 @@
+"""rtmp_twisted.wire.amf3: tables of bytes and values, and hostile messages."""
+
 from __future__ import annotations
 
 import struct
@@ -15,7 +17,7 @@ ONE = struct.pack(">d", 1.0)
 
 
 def u29(number: int) -> bytes:
-    """Section 1.3.1, written down a second time."""
+    """Section 1.3.1, implemented independently."""
     if number < 1 << 7:
         groups = [number]
     elif number < 1 << 14:
@@ -70,10 +72,10 @@ TABLE: list[tuple[bytes, Value]] = [
     (b"\x0f\x03\x00" + ONE, [1.0]),
     (b"\x10\x05\x00\x03*\x01\x03", [None, True]),
     (b"\x11\x05\x00\x06\x03a\x01\x04\x05\x03", ["a", None, 5.0, True]),
-    # References: to strings, in names too; the empty string has no place in the table.
+    # References to strings, also in names. The empty string is not in the table.
     (array(b"\x06\x01", b"\x06\x03a", b"\x06\x00"), ["", "a", "a"]),
     (array(b"\x06\x03a", b"\x0a\x0b\x01\x00\x03\x01"), ["a", {"a": True}]),
-    # To objects of every kind; the array that encloses them is the first.
+    # References to objects of every kind. The first object is the array that they are in.
     (array(b"\x0a\x0b\x01\x01", b"\x0a\x02"), [{}, {}]),
     (array(array(b"\x01"), b"\x09\x02"), [[None], [None]]),
     (array(b"\x08\x01" + ONE, b"\x08\x02"), [Date(1.0), Date(1.0)]),
@@ -82,7 +84,7 @@ TABLE: list[tuple[bytes, Value]] = [
     (array(b"\x0f\x03\x00" + ONE, b"\x0f\x02"), [[1.0], [1.0]]),
     (array(b"\x10\x03\x00\x01\x03", b"\x10\x02"), [[True], [True]]),
     (array(b"\x11\x03\x00\x01\x03", b"\x11\x02"), [[None, True], [None, True]]),
-    # To traits.
+    # References to traits.
     (
         array(b"\x0a\x13\x03C\x03x\x02", b"\x0a\x01\x03"),
         [TypedObject("C", {"x": False}), TypedObject("C", {"x": True})],
@@ -214,7 +216,7 @@ class Hostile(SynchronousTestCase):
         self.check(array(*items))
 
     def check(self, data: bytes) -> None:
-        """Only ProtocolError comes out, and what was decoded can be encoded as AMF 0."""
+        """Only ProtocolError is raised, and what was decoded can be encoded as AMF 0."""
         try:
             value, offset = decode_value(data)
         except ProtocolError:

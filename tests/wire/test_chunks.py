@@ -1,9 +1,14 @@
-"""rtmp_twisted.wire.chunks: tables of bytes, each fed whole, byte by byte and at every split; and round trips."""
+"""rtmp_twisted.wire.chunks: tables of bytes, each fed whole, byte by byte and at every split; and round trips.
+
+Each is also read with pauses: an iterator is left at each item, and the same one or a new one goes on.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import tracemalloc
+from collections.abc import Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +21,29 @@ from rtmp_twisted.wire.messages import AUDIO, COMMAND_AMF0, VIDEO, Message
 
 def decode(*parts: bytes, longest: int = chunks.MAX_MESSAGE_LENGTH) -> list[Message]:
     decoder = chunks.ChunkDecoder(longest)
-    return [message for part in parts for message in decoder.feed(part)]
+    return [message for part in parts for message in decoder.feed(part) if message is not None]
+
+
+def items_with_pauses(decoder: chunks.ChunkDecoder, data: bytes) -> Iterator[Message | None]:
+    """The items of ``data``, by turns from the same iterator and from a new one."""
+    items = decoder.feed(data)
+    for number in range(2 * len(data) + 2):
+        try:
+            yield next(items)
+        except StopIteration:
+            return
+        if number % 2:
+            items = decoder.feed(b"")
+
+
+def decode_with_pauses(*parts: bytes) -> list[Message]:
+    decoder = chunks.ChunkDecoder()
+    return [item for part in parts for item in items_with_pauses(decoder, part) if item is not None]
+
+
+def chunk_size(size: int) -> bytes:
+    """A Set Chunk Size where the chunk size is still 128."""
+    return chunks.encode(Message(1, 0, 0, size.to_bytes(4, "big")), 2, 128)
 
 
 def chunk(basic: str, header: str, payload: bytes = b"") -> bytes:
@@ -157,9 +184,11 @@ class DecoderTests(SynchronousTestCase):
     def test_table(self) -> None:
         for name, (data, expected) in TABLE.items():
             self.assertEqual(decode(data), expected, name)
+            self.assertEqual(decode_with_pauses(data), expected, f"{name}, with pauses")
             self.assertEqual(decode(*(data[i : i + 1] for i in range(len(data)))), expected, f"{name}, byte by byte")
             for split in range(len(data)):
-                self.assertEqual(decode(data[:split], data[split:]), expected, f"{name}, split at {split}")
+                for way in decode, decode_with_pauses:
+                    self.assertEqual(way(data[:split], data[split:]), expected, f"{name}, split at {split}")
 
     def test_broken(self) -> None:
         for name, (data, reason) in BROKEN.items():
@@ -190,7 +219,7 @@ class DecoderTests(SynchronousTestCase):
 
     def test_half_received_messages_are_bounded_in_sum(self) -> None:
         decoder = chunks.ChunkDecoder(0x100000)
-        list(decoder.feed(chunks.encode(Message(1, 0, 0, b"\0\1\0\0"), 2, 128)))
+        list(decoder.feed(chunk_size(0x10000)))
         part = b"x" * 0x10000
 
         def fill() -> None:
@@ -209,6 +238,8 @@ class DecoderTests(SynchronousTestCase):
             list(decoder.feed(data))
         current, _ = tracemalloc.get_traced_memory()
         self.assertLess(current, 200 * 1024)
+        self.assertLess(current, decoder.held_bytes * 1.5)
+        self.assertGreater(current, decoder.held_bytes / 1.5)
 
     @given(st.binary(max_size=300), st.integers(1, 300))
     def test_any_bytes_at_all(self, data: bytes, split: int) -> None:
@@ -216,7 +247,136 @@ class DecoderTests(SynchronousTestCase):
             decode(data[:split], data[split:])
 
 
-# A writer of its own, which takes whatever chunk types, sizes and order are legal.
+HALF = "000000 00ffff 09 01000000"
+"""The header of a message of 65,535 bytes, which stays half received in these tests."""
+
+INCOMPLETE: dict[str, tuple[bytes, bytes, int]] = {
+    # What is fed first, what is fed repeatedly, and how many chunk headers the latter has.
+    "chunks of one byte": (chunk_size(1) + chunk("0004", HALF, b"x"), chunk("c004", "", b"x"), 1),
+    "chunks of one byte, by turns": (
+        chunk_size(1) + chunk("04", HALF, b"x") + chunk("06", HALF, b"x"),
+        chunk("c4", "", b"x") + chunk("c6", "", b"x"),
+        2,
+    ),
+    "messages that are given up": (chunk_size(1), chunk("04", HALF, b"x"), 1),
+    "messages that are given up, with short headers": (
+        chunk_size(1) + chunk("04", HALF, b"x"),
+        chunk("84", "000000", b"x"),
+        1,
+    ),
+    "extended timestamps": (
+        chunk_size(1) + chunk("04", "ffffff 00ffff 09 01000000 01000000", b"x"),
+        chunk("c4", "01000000", b"x"),
+        1,
+    ),
+    "Set Chunk Size": (b"", chunk_size(128), 1),
+    "Set Chunk Size in chunks of one byte": (
+        chunk_size(1),
+        chunk("02", "000000 000004 01 00000000", b"\0") + b"\xc2\0\xc2\0\xc2\1",
+        1,  # the other chunks belong to its run
+    ),
+    "Abort": (b"", chunk("02", "000000 000004 02 00000000", b"\0\0\0\x09"), 1),
+    "empty messages of type 0": (chunk("04", "000000 000000 00 00000000"), b"\xc4", 1),
+}
+"""Bytes that complete no message, however often they are repeated."""
+
+
+class BudgetTests(SynchronousTestCase):
+    """How much is read for one item, and what is held between two items."""
+
+    def test_whatever_completes_no_message_yields_none(self) -> None:
+        for name, (before, again, headers) in INCOMPLETE.items():
+            decoder = chunks.ChunkDecoder()
+            self.assertEqual(list(decoder.feed(before)), [], name)
+            count = 10 * chunks.CHUNKS_AT_ONCE // headers
+            self.assertEqual(list(decoder.feed(again * count)), [None] * 9, name)
+            self.assertEqual(list(decoder.feed(again * (count + 1))), [None] * 10, name)
+
+    def test_a_run_of_chunks_costs_one_header(self) -> None:
+        body = bytes(3 * chunks.MAX_RUN)
+        data = chunk_size(1) + chunks.encode(Message(VIDEO, 1, 0, body), 4, 1)
+        self.assertEqual(list(chunks.ChunkDecoder().feed(data)), [Message(VIDEO, 1, 0, body)])
+
+    def test_every_message_is_an_item(self) -> None:
+        data = chunk("04", "000010 000000 08 01000000") + b"\xc4" * 999
+        items = list(chunks.ChunkDecoder().feed(data))
+        self.assertEqual([item and item.timestamp for item in items], [16 * n for n in range(1, 1001)])
+
+    def test_more_data_while_an_iterator_is_left(self) -> None:
+        """The data is added to what is unread, and either iterator reads it."""
+        data = b"".join(chunks.encode(Message(AUDIO, 1, n, bytes(n)), 4, 128) for n in range(200))
+        for size in 1, 50, 1000:
+            decoder = chunks.ChunkDecoder()
+            old = decoder.feed(b"")
+            found = []
+            for start in range(0, len(data), size):
+                new = decoder.feed(data[start : start + size])
+                found += [next(old, None), next(new, None)]
+            found += old
+            self.assertEqual([item.timestamp for item in found if item], list(range(200)))
+
+    def test_nothing_is_read_before_it_is_asked_for(self) -> None:
+        decoder = chunks.ChunkDecoder()
+        items = decoder.feed(chunk("c4", ""))
+        self.assertTrue(decoder.partial)
+        self.assertRaises(ProtocolError, next, items)
+
+    def test_half_messages_that_are_given_up_are_forgotten(self) -> None:
+        """A new message on the same chunk stream gives one up, and so does Abort. Its bytes no longer count."""
+        abort = chunk("02", "000000 000004 02 00000000", b"\0\0\0\x04")
+        half = chunk("04", "000000 01ffff 09 01000000", b"x" * 0x10000)
+        for name, again in ("replaced", half), ("aborted", half + abort):
+            decoder = chunks.ChunkDecoder(0x20000)
+            list(decoder.feed(chunk_size(0x10000) + again))
+            once = decoder.held_bytes
+            for _ in range(100):
+                self.assertEqual(list(decoder.feed(again)), [], name)
+                self.assertEqual(decoder.held_bytes, once, name)
+            list(decoder.feed(abort))
+            self.assertFalse(decoder.partial)
+            self.assertLess(decoder.held_bytes, 2000)
+
+    def test_held_bytes(self) -> None:
+        decoder = chunks.ChunkDecoder()
+        self.assertEqual((decoder.held_bytes, decoder.partial), (0, False))
+        list(decoder.feed(chunk_size(0x10000)))
+        idle = decoder.held_bytes
+        self.assertFalse(decoder.partial)
+        items = decoder.feed(chunk("04", "000000 001000 09 01000000", b"x" * 4096) * 2)
+        self.assertGreater(decoder.held_bytes, idle + 8192)
+        next(items)
+        self.assertGreater(decoder.held_bytes, idle + 8192, "the input is held as a whole")
+        self.assertEqual(len(list(items)), 1)
+        self.assertLess(decoder.held_bytes, idle + 1000)
+        self.assertFalse(decoder.partial)
+        list(decoder.feed(chunk("04", "000000 001000 09 01000000", b"x" * 4095)))
+        self.assertIn(decoder.held_bytes - idle, range(4095, 6000))
+        self.assertTrue(decoder.partial)
+        list(decoder.feed(b"x"))
+        self.assertLess(decoder.held_bytes, idle + 1000)
+        list(decoder.feed(b"\x04"))
+        self.assertTrue(decoder.partial)
+
+    def test_cleared(self) -> None:
+        """Nothing is held, also while there is an iterator that was left in the middle."""
+        decoder = chunks.ChunkDecoder()
+        data = (
+            chunk_size(0x10000) + chunk("06", HALF) + bytes(300) + chunk("04", "000000 000400 08 01000000", bytes(1024))
+        )
+        data = data[: -1024 - 12 - 300] + bytes(0xFFFF) + data[-1024 - 12 :] * 3
+        references = sys.getrefcount(data)
+        items = decoder.feed(data)
+        message = next(items)
+        self.assertIsNotNone(message)
+        references_to_body = sys.getrefcount(message and message.body)
+        decoder.clear()
+        self.assertEqual(sys.getrefcount(data), references)
+        self.assertEqual(sys.getrefcount(message and message.body), references_to_body)
+        self.assertEqual((decoder.held_bytes, decoder.partial), (0, False))
+        self.assertEqual(list(items), [])
+
+
+# An independent writer, which uses all chunk types, sizes and orders that are legal.
 
 BODIES = st.one_of(st.binary(max_size=12), st.integers(0, 700).map(lambda n: bytes(i * 7 & 0xFF for i in range(n))))
 MESSAGES = st.lists(
@@ -302,7 +462,7 @@ class RoundTripTests(SynchronousTestCase):
                 data += advance(choose.draw(st.sampled_from(sorted(open_streams))))
             if not open_streams and choose.draw(st.booleans()):
                 size = choose.draw(st.sampled_from([1, 2, 5, 128, 300, 65536]))
-                # Chunk stream 2 is for this alone here: always type 0.
+                # Only these messages are on chunk stream 2, and always with a type 0 header.
                 data += chunks.encode(Message(1, 0, 0, size.to_bytes(4, "big")), 2, writer.size)
                 writer.size = size
             open_streams[chunk_stream_id] = writer.chunks(chunk_stream_id, message), message
@@ -311,8 +471,10 @@ class RoundTripTests(SynchronousTestCase):
             data += advance(choose.draw(st.sampled_from(sorted(open_streams))))
         split = choose.draw(st.integers(0, len(data)))
         self.assertEqual(decode(data[:split], data[split:]), expected)
+        self.assertEqual(decode_with_pauses(data[:split], data[split:]), expected)
         step = choose.draw(st.integers(1, 50))
-        self.assertEqual(decode(*(data[i : i + step] for i in range(0, len(data), step))), expected)
+        for way in decode, decode_with_pauses:
+            self.assertEqual(way(*(data[i : i + step] for i in range(0, len(data), step))), expected)
 
     @given(
         st.lists(st.builds(Message, st.integers(3, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), BODIES)),
@@ -320,7 +482,7 @@ class RoundTripTests(SynchronousTestCase):
         st.sampled_from([1, 2, 127, 128, 129, 4096, 65536]),
     )
     def test_encode(self, messages: list[Message], chunk_stream_id: int, size: int) -> None:
-        data = chunks.encode(Message(1, 0, 0, size.to_bytes(4, "big")), 2, 128)
+        data = chunk_size(size)
         data += b"".join(chunks.encode(message, chunk_stream_id, size) for message in messages)
         self.assertEqual(decode(data), messages)
 

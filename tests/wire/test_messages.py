@@ -1,4 +1,4 @@
-"""rtmp_twisted.wire.messages: what is read out of messages, and what cannot be."""
+"""rtmp_twisted.wire.messages: the bodies of messages, made, read, and refused."""
 
 from __future__ import annotations
 
@@ -74,6 +74,19 @@ class ReadingTests(SynchronousTestCase):
             error = self.assertRaises(ProtocolError, messages.parse_command, Message(COMMAND_AMF0, 0, 0, body))
             self.assertIn(reason, str(error))
 
+    def test_bounds_of_a_command(self) -> None:
+        """Values within objects count, and so do those of AMF 3."""
+        begin = amf0.encode("connect", 1)
+        most = messages.MAX_COMMAND_VALUES - 2
+        for good, bad in (
+            (b"\5" * most, b"\5" * (most + 1)),
+            (amf0.encode([None] * (most - 1)), amf0.encode([None] * most)),
+            (b"\x11\x01" * (most // 2), b"\x11\x01" * (most // 2 + 1)),
+            (amf0.encode("x" * (65_536 - len(begin) - 3)), amf0.encode("x" * (65_536 - len(begin) - 2))),
+        ):
+            messages.parse_command(Message(COMMAND_AMF0, 0, 0, begin + good))
+            self.assertRaises(ProtocolError, messages.parse_command, Message(COMMAND_AMF0, 0, 0, begin + bad))
+
     def test_short_control_messages(self) -> None:
         for length in range(4):
             self.assertRaises(ProtocolError, messages.four_bytes, Message(1, 0, 0, bytes(length)))
@@ -93,7 +106,7 @@ class DataTests(SynchronousTestCase):
         metadata = amf0.encode("onMetaData", {"width": 640.0})
         addressed = amf0.encode("@setDataFrame") + metadata
         text = amf0.encode("onTextData", "hello")
-        flash = b"\x06\x15onMetaData"  # begins with no AMF 0 marker of a string
+        flash = b"\x06\x15onMetaData"  # does not begin with the AMF 0 marker of a string
         for type_id, body, name, type_out, out in (
             (DATA_AMF0, addressed, "onMetaData", DATA_AMF0, metadata),
             (DATA_AMF3, b"\0" + addressed, "onMetaData", DATA_AMF0, metadata),
@@ -115,7 +128,7 @@ class DataTests(SynchronousTestCase):
 
 class AggregateTests(SynchronousTestCase):
     def split(self, timestamp: int, body: bytes) -> list[Message]:
-        return messages.split_aggregate(Message(AGGREGATE, 1, timestamp, body))
+        return list(messages.split_aggregate(Message(AGGREGATE, 1, timestamp, body)))
 
     def test_times_are_moved(self) -> None:
         body = tag(AUDIO, 1000, b"a") + tag(VIDEO, 1010, b"bc") + tag(DATA_AMF0, 1005, b"")
@@ -137,7 +150,9 @@ class AggregateTests(SynchronousTestCase):
 
     def test_longer_than_itself(self) -> None:
         good = tag(AUDIO, 0, b"a")
-        self.assertRaises(ProtocolError, self.split, 0, good + tag(AUDIO, 0, b"abc")[:-5])
+        parts = messages.split_aggregate(Message(AGGREGATE, 1, 0, good + tag(AUDIO, 0, b"abc")[:-5]))
+        self.assertEqual(next(parts), Message(AUDIO, 1, 0, b"a"))
+        self.assertRaises(ProtocolError, next, parts)
 
     def test_too_many(self) -> None:
         many = tag(AUDIO, 0, b"") * messages.MAX_PARTS

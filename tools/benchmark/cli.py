@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ SPARE_FILES = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool. Returns its exit status: 0, 1 if something did not arrive as it should, 2 for a wrong use."""
+    """Runs the tool. Returns its exit status: 0, 1 if something did not arrive as it should, 2 if it was used
+    wrongly."""
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
@@ -41,9 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scenario", action="append", metavar="NAME", help="a scenario (repeat for more; default: all)")
     add("--players", action="append", type=_count, metavar="N", help="N players of one channel (repeat for more)")
-    add("--quick", action="store_true", help="two small scenarios, one run of 3 seconds: to see that all is there")
+    add(
+        "--quick",
+        action="store_true",
+        help="two small scenarios, one run of 3 seconds each: checks that everything is installed",
+    )
     add("--seconds", type=_positive, help="length of the measured window (default: 10)")
-    add("--settle", type=_positive, default=3.0, help="seconds from the last player's joining to it (default: 3)")
+    add("--settle", type=_positive, default=3.0, help="seconds between the last join and the window (default: 3)")
     add("--repeat", type=_count, metavar="N", help="runs of each server in each scenario (default: 3)")
     add("--only", action="append", metavar="SERVER", help="a known server (repeat for more; default: all found)")
     add(
@@ -53,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=COMMAND",
         help="one more server, or another way to start a known one; {port}, {host} and {dir} are replaced. It must "
         "accept the applications bench0, bench1, ...",
+    )
+    add(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure this checkout and another one of the same project (before a change, say), and nothing else; "
+        "prints the figures of both and their ratios (default of --repeat: 5)",
     )
     add("--install-peers", action="store_true", help="put node-media-server into the cache directory first, with npm")
     add("--output", type=Path, default=Path("bench-results"), metavar="DIR", help="default: bench-results")
@@ -75,12 +88,17 @@ def _count(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     chosen = _scenarios(options)
-    repeat = options.repeat or (1 if options.quick else 3)
+    repeat = options.repeat or (1 if options.quick else 5 if options.against else 3)
     seconds = options.seconds or (3.0 if options.quick else 10.0)
     raise_file_limit(max(scenario.players + scenario.channels for scenario in chosen) + SPARE_FILES)
     if options.install_peers:
         peers.install_node_media_server()
-    servers, missing = _servers(options)
+    with tempfile.TemporaryDirectory(prefix="rtmp-bench-") as copies:
+        return _measure(options, chosen, repeat, seconds, Path(copies))
+
+
+def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: int, seconds: float, copies: Path) -> int:
+    servers, missing = _checkouts(options.against, copies) if options.against else _servers(options)
     for reason in missing:
         print(f"not measured: {reason}", file=sys.stderr)
     cores = Cores.of_this_machine()
@@ -91,7 +109,8 @@ def _run(options: argparse.Namespace) -> int:
     failures: list[str] = []
     for scenario in chosen:
         for run in range(1, repeat + 1):
-            for peer in servers:
+            # Every second round is in reverse order, so that none of the servers always runs first.
+            for peer in servers if run % 2 else reversed(servers):
                 try:
                     results.append(measure(peer, scenario, run, seconds, options.settle, cores))
                     print(_line(results[-1]), flush=True)
@@ -99,6 +118,8 @@ def _run(options: argparse.Namespace) -> int:
                     failures.append(f"{scenario.name}, {peer.name}, run {run}: {error}")
                     print(f"failed: {failures[-1]}", file=sys.stderr)
         _write(options.output, results, failures, missing, cores)
+    if options.against:
+        print(*report.comparison(results, *(peer.name for peer in servers)), sep="\n")
     if results:
         print(f"written: {options.output}/results.csv, results.md, results.svg")
     return 1 if failures or not all(result.is_right for result in results) else 0
@@ -126,6 +147,12 @@ def _servers(options: argparse.Namespace) -> tuple[list[Peer], list[str]]:
     if not order:
         raise BenchError("no server to measure: " + "; ".join(missing))
     return [by_name[name] for name in order], missing
+
+
+def _checkouts(other: Path, copies: Path) -> tuple[list[Peer], list[str]]:
+    """The other checkout and this one."""
+    found = [(peers.BEFORE, other), (peers.AFTER, peers.PROJECT)]
+    return [peers.checkout(name, path, copies / name) for name, path in found], []
 
 
 def _line(result: Result) -> str:

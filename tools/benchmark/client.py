@@ -1,7 +1,7 @@
 """One connection of the load: the handshake and the commands, then a publisher's or a player's part.
 
-Sockets here, the loop in ``load``. A connection says by ``is_ready`` that its part has begun; it raises
-``rtmp.Refused`` or ``walker.WalkError`` when the server does not play along.
+The sockets are here, the loop is in ``load``. ``is_ready`` says that a connection publishes or plays. ``rtmp.Refused``
+or ``walker.WalkError`` is raised when the server refuses something, or sends what is no RTMP.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Connection:
         self.send(rtmp.handshake(os.urandom(1528)))
 
     def send(self, data: bytes | bytearray) -> None:
-        """Sends; what does not fit waits for the next call. A broken connection shows when it is read."""
+        """Sends; what does not fit waits for the next call. A broken connection is noticed when it is read."""
         if self.pending:
             self.pending += data
             data = self.pending
@@ -47,13 +47,13 @@ class Connection:
         self.pending = bytearray(data[sent:])
 
     def on_frame(self, frame: frames.Frame, now: int) -> None:
-        """A frame has come to its end."""
+        """A frame is complete."""
 
     def on_created(self, stream_id: int) -> None:
         """The server has made a message stream."""
 
     def on_status(self, code: str) -> None:
-        """The server told of a status that is no error."""
+        """The server sent a status that is no error."""
 
     def on_message(self, type_id: int, timestamp: int, body: bytes) -> None:
         if type_id != rtmp.COMMAND:
@@ -79,7 +79,7 @@ class Connection:
 
 
 class Publisher(Connection):
-    """Sends a channel's frames, made by whoever drives it, once it is ready."""
+    """Publishes a channel. Its owner sends the frames, once it is ready."""
 
     def __init__(
         self, address: tuple[str, int], app: str, key: str, stream: frames.Stream, plans: Plans, chunk_size: int
@@ -99,7 +99,7 @@ class Publisher(Connection):
 
 
 class Player(Connection):
-    """Reads a channel and judges what it gets. A *sampled* player compares every byte and every time stamp too."""
+    """Plays a channel and checks what it gets. A *sampled* player also compares every byte and every timestamp."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Player(Connection):
         self.walker.collect = self.is_sampled
 
     def _judge(self, frame: frames.Frame, now: int) -> None:
-        """A frame that is not the one that was due, or not of its size."""
+        """Counts a frame that is not the expected one, or has the wrong size."""
         awaited = self._next[frame.kind]
         if awaited < 0:
             if frame.kind == 0:

@@ -1,8 +1,8 @@
-"""The synthetic stream: what is sent, and how a player knows a frame of it again. Bytes, and the clock.
+"""The synthetic stream: what is sent, and how a player recognises its frames. Bytes, and the clock.
 
 H.264 and AAC in valid FLV framing, 30 video and 43 audio frames a second. Every frame holds the sender's monotonic
-clock and a sequence number, so that whoever gets it can tell latency, loss, repetition and reordering. All channels
-carry the same frames.
+clock and a sequence number, from which the receiver sees latency, loss, repetition and reordering. All channels carry
+the same frames.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ clock = time.monotonic_ns
 """The clock of every stamp: the same in all processes of a machine."""
 
 STAMP_AT = (10, 3)
-"""Where in a frame's body the clock stands, by kind; the sequence number follows."""
+"""Offset of the clock in a frame's body, by kind; the sequence number follows it."""
 
 HEAD = 22
 """Bytes from the start of a frame's body that identify it."""
@@ -83,14 +83,14 @@ class Stream:
         return 9 + self._delta * (KEYFRAME_RATIO if sequence % self._gop == 0 else 1)
 
     def message(self, kind: int, sequence: int, stream_id: int, chunk_size: int) -> tuple[bytearray, int]:
-        """The frame as the publisher sends it, and where ``put_stamp`` has to put the time; chunks of HEAD bytes on."""
+        """The frame as the publisher sends it, and the offset for ``put_stamp``. ``chunk_size`` is at least HEAD."""
         body, at = self.body(kind, sequence, 0), timestamp(kind, sequence)
         chunk_stream, type_id = (AUDIO_CHUNK_STREAM, rtmp.AUDIO) if kind else (VIDEO_CHUNK_STREAM, rtmp.VIDEO)
         message = bytearray(rtmp.chunks(chunk_stream, type_id, at, stream_id, body, chunk_size))
         return message, (16 if at >= rtmp.EXTENDED else 12) + STAMP_AT[kind]
 
     def identify(self, type_id: int, size: int, head: bytes) -> Frame | None:
-        """Knows a frame by the first HEAD bytes of its body; None for headers, metadata and what is not media."""
+        """Recognises a frame by the first HEAD bytes of its body; None for headers, metadata and what is not media."""
         if len(head) < HEAD:
             return None
         if type_id == rtmp.VIDEO and head[0] & 15 == 7 and head[1] == 1:
@@ -104,7 +104,7 @@ class Stream:
 
 
 def put_stamp(message: bytearray, at: int) -> int:
-    """Puts the time that it is now into a message, and returns it: the last thing before it is sent."""
+    """Writes the current time into a message, right before it is sent, and returns it."""
     now = clock()
     struct.pack_into("<Q", message, at, now)
     return now

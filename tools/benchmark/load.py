@@ -1,16 +1,16 @@
 """One load process: publishers and players in one thread, around one epoll.
 
-Started by ``runner`` as a program of its own, pinned to its core, and led over its standard streams, a JSON object a
-line. It says ``published``, ``joined``, ``done`` (with its figures) or ``failed`` (with a reason); it is told ``join``
-and ``measure`` (with a window of the monotonic clock). It keeps publishing and reading until its input ends, so that no
-process disturbs what another still measures.
+Started by ``runner`` as a program of its own, pinned to its core, and controlled over its standard streams, with one
+JSON object a line. It says ``published``, ``joined``, ``done`` (with its figures) or ``failed`` (with a reason); it is
+told ``join``, ``measure`` (with a window of the monotonic clock) and ``finish`` (the window ends now). It keeps
+publishing and reading until its input ends, so that no process disturbs what another still measures.
 
-What has come is read first and judged later: a socket is emptied into an arena and the time noted, and only when no
-socket has more is the arena walked through. So the latency of one player holds little of the time that it takes to
-judge what others got.
+Data is first read and later checked: a socket is emptied into an arena and the time is noted; the arena is walked
+through only when no socket has more. So the latency of one player contains little of the time that it takes to check
+others.
 
-A frame counts when it was *sent* within the window; after the window the load reads on until nothing of it comes any
-more. So a late frame is late, and only a lost one is missing.
+A frame counts when it was *sent* within the window; after the window the load reads on until no more of them come. So a
+late frame counts as late, and only a lost frame is missing.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Figures:
 
 
 class Load:
-    """The loop. ``tell`` passes an event to whoever leads it."""
+    """The loop. ``tell`` passes an event to the runner."""
 
     def __init__(self, job: Job, tell: Callable[..., None]) -> None:
         self._job = job
@@ -99,7 +99,7 @@ class Load:
         self._view = memoryview(self._arena)
         self._arena_end = RESERVE
         self._unjudged: deque[tuple[Connection, int, int, int]] = deque()
-        """What lies in the arena: whose it is, where it starts and ends, when it was read."""
+        """The parts of the arena: the connection, start and end, and when it was read."""
         self._latencies = array.array("Q")
         self._figures = Figures()
         self._publishers: list[Publisher] = []
@@ -123,11 +123,14 @@ class Load:
         self._tell("joined")
 
     def measure(self, start: int, end: int) -> None:
-        """Measures what is sent between two moments, and tells. Raises LoadFailed."""
+        """Measures what is sent between two moments, or until the next order, and tells. Raises LoadFailed."""
         self._stream.start, self._stream.end = start, end
         self._run_until(start)
         cpu, received, self._figures.pub_late_ns = time.process_time_ns(), self._received, 0
         self._run_until(end)
+        if self._orders and self._orders[0]:
+            self._orders.pop(0)
+            self._stream.end = end = frames.clock()
         self._figures.cpu_ns = time.process_time_ns() - cpu
         self._figures.bytes = self._received - received
         self._drain(end)
@@ -136,7 +139,7 @@ class Load:
         self._tell("done", figures=vars(self._figures))
 
     def next_order(self) -> dict[str, Any] | None:
-        """Goes on until there is an order; None when there will be none any more."""
+        """Goes on until there is an order; None at the end of the orders."""
         while not self._orders:
             self._turn()
         return self._orders.pop(0)
@@ -178,13 +181,13 @@ class Load:
             waiting = [connection for connection in joining if not connection.is_ready]
             progress = frames.clock() if len(waiting) < len(joining) else progress
             if frames.clock() - progress > SETUP_TIMEOUT_NS:
-                raise LoadFailed(f"a {what} on {waiting[0].app} waits for the server in vain")
+                raise LoadFailed(f"a {what} on {waiting[0].app} got no answer from the server")
             if closed := [connection for connection in waiting if connection.is_closed]:
                 raise LoadFailed(f"the server closed the connection of a {what} on {closed[0].app}")
             joining = waiting
 
     def _run_until(self, moment: int) -> None:
-        while frames.clock() < moment:
+        while frames.clock() < moment and not self._orders:
             self._turn(moment)
 
     def _drain(self, end: int) -> None:
@@ -204,7 +207,7 @@ class Load:
         wake = now + LONGEST_WAIT_NS if until is None else min(until, now + LONGEST_WAIT_NS)
         if self._clock_start and self._publishers:
             wake = min(wake, self._publish_due())
-        # Rounded down to a millisecond: the core is awake when a frame is due, as its first reader has to be.
+        # Rounded down to a millisecond, so that the core is awake when a frame is due.
         wait = 0.0 if self._unjudged else max(0, wake - frames.clock()) // 1_000_000 / 1e3
         events = self._epoll.poll(wait, EVENTS_AT_ONCE)
         if events:
@@ -238,7 +241,7 @@ class Load:
         self._arena_end = start
 
     def _judge(self, count: int) -> None:
-        """Feeds the ``count`` oldest pieces of what was read to those it is for."""
+        """Feeds the ``count`` oldest parts of the arena to their connections."""
         unjudged, arena = self._unjudged, self._arena
         for _ in range(min(count, len(unjudged))):
             connection, start, end, now = unjudged.popleft()
@@ -311,7 +314,7 @@ def main() -> None:
 
 
 def tell(event: str, **facts: object) -> None:
-    """Passes an event to whoever started this process."""
+    """Passes an event to the process that started this one."""
     print(json.dumps({"event": event, **facts}), flush=True)
 
 

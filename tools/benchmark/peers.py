@@ -1,4 +1,4 @@
-"""The servers that can be measured: where they are found, how they are started, which version they are."""
+"""The servers that can be measured: where they are found, how they are started, and their versions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtmp
 OURS = "rtmp-twisted"
 NGINX = "nginx-rtmp"
 NODE = "node-media-server"
+BEFORE, AFTER = "before", "after"
+"""The two checkouts of ``--against``: the other one, and the one that this tool belongs to."""
+
+_PACKAGES = ("rtmp_twisted", "twisted")
+_BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+"""What makes up the package in a checkout, and what building it takes."""
 
 _NGINX_CONFIGURATION = """\
 {load}daemon off;
@@ -55,7 +61,8 @@ new NodeMediaServer({{
 
 @dataclass(frozen=True)
 class Peer:
-    """A server. ``command(directory, port)`` writes what it needs into ``directory`` and returns its command line."""
+    """A server. ``command(directory, port)`` writes its configuration into ``directory`` and returns its command
+    line."""
 
     name: str
     version: str
@@ -97,24 +104,59 @@ def install_node_media_server() -> None:
         raise BenchError("npm could not install node-media-server")
 
 
+def checkout(name: str, path: Path, directory: Path) -> Peer:
+    """This server as it stands in a checkout of the project, from a copy of its package that is made in ``directory``.
+
+    So nothing is written into the checkout, and what is edited there meanwhile is not measured. With
+    RTMP_TWISTED_COMPILE=1 in the environment the copy is compiled. Raises BenchError.
+    """
+    path, source, package = path.resolve(), directory / "source", directory / "package"
+    try:
+        source.mkdir(parents=True)
+        for folder in _PACKAGES:
+            skipped = shutil.ignore_patterns("__pycache__", "dropin.cache")
+            shutil.copytree(path / folder, source / folder, ignore=skipped)
+        for file in _BUILD_FILES:
+            shutil.copy(path / file, source)
+    except OSError as error:
+        raise BenchError(f"{path} is no checkout of this project: {error}") from error
+    if os.environ.get("RTMP_TWISTED_COMPILE") != "1":
+        return _server(name, source)
+    python = str(Path(_twistd()).with_name("python"))
+    line = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(package), str(source)]
+    if subprocess.run(line, stdin=subprocess.DEVNULL, check=False).returncode:
+        raise BenchError(f"{path} could not be compiled")
+    return _server(name, package)
+
+
 def _ours() -> Peer:
-    own = [str(Path(sys.executable).parent)] if sys.prefix != sys.base_prefix else []
-    path = os.pathsep.join([*own, str(PROJECT / ".venv/bin"), os.environ.get("PATH", "")])
-    twistd = shutil.which("twistd", path=path)
-    if twistd is None:
-        raise BenchError("no twistd in a virtual environment or on the PATH: ./tools/serve makes .venv")
+    return _server(OURS, PROJECT, *filter(None, [os.environ.get("PYTHONPATH")]))
+
+
+def _server(name: str, package: Path, *search_path: str) -> Peer:
+    """This server, from the folder ``package`` and with the project's virtual environment."""
+    twistd = _twistd()
     options = ["--max-ip-concurrent-connections", "1000000", "--concurrent-limit-whitelist", "*"]
 
     def command(directory: Path, port: int) -> list[str]:
         return [twistd, "-n", "--pidfile=", "rtmp", "--rtmp-port", str(port), "--bind-address", HOST, *options]
 
-    python_path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
     version = _output([twistd, "--version"]).splitlines()[0].rpartition(" ")[2]
-    return Peer(OURS, f"{_project_version()}, Twisted {version}", command, {"PYTHONPATH": python_path})
+    environment = {"PYTHONPATH": os.pathsep.join([str(package), *search_path])}
+    return Peer(name, f"{_project_version(package)}, Twisted {version}", command, environment)
 
 
-def _project_version() -> str:
-    text = (PROJECT / "rtmp_twisted/_version.py").read_text()
+def _twistd() -> str:
+    own = [str(Path(sys.executable).parent)] if sys.prefix != sys.base_prefix else []
+    path = os.pathsep.join([*own, str(PROJECT / ".venv/bin"), os.environ.get("PATH", "")])
+    twistd = shutil.which("twistd", path=path)
+    if twistd is None:
+        raise BenchError("no twistd in a virtual environment or on the PATH: ./tools/serve makes .venv")
+    return twistd
+
+
+def _project_version(package: Path) -> str:
+    text = (package / "rtmp_twisted/_version.py").read_text()
     match = re.search(r"^__version__.* = [\"']([^\"']+)", text, re.MULTILINE)
     return match[1] if match else "unknown version"
 

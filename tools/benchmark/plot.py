@@ -1,4 +1,4 @@
-"""Draws CPU and latency against the number of players, a line per server, as an SVG of its own."""
+"""Draws CPU and latency against the number of players, with a line per server, as an SVG file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """Powers of ten, and what lies between where there are few of them."""
+        """Powers of ten, and also 2 and 5 times those where there are few of them."""
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         steps = (1, 2, 5) if len(decades) < 4 else (1,)
         values = [step * 10.0**decade for decade in decades for step in steps]
@@ -88,7 +88,7 @@ def _panel(
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """A little more than the values need, and never nothing."""
+    """A little more than the values need, and never empty."""
     low, high = min(values, default=1.0), max(values, default=10.0)
     return low / 1.3, high * 1.3
 

@@ -1,4 +1,4 @@
-"""Processes of the machine: starting a server on its core, ending it, and what it has used, from /proc."""
+"""Processes: starts a server on its core, stops it, and reads from /proc what it has used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROC = Path("/proc")
 
 
 class BenchError(Exception):
-    """Something that the user has to know and can change; the text says what."""
+    """A problem that the user can solve; the text says what it is."""
 
 
 def free_port(host: str) -> int:
@@ -44,7 +44,7 @@ def raise_file_limit(needed: int) -> None:
 
 @dataclass
 class Server:
-    """A server's process and its children, from ``start`` to ``stop``."""
+    """A server's process and its children, between ``start`` and ``stop``."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -86,7 +86,7 @@ class Server:
         raise BenchError(f"{self.name} {what} on port {port}. It was started as: {self.process.args!r}\n{tail}")
 
     def stop(self) -> None:
-        """Ends the server, and whatever is left of its process group."""
+        """Ends the server, and then all that is left of its process group."""
         self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT_S)

@@ -19,6 +19,10 @@ REFERENCE = "nginx-rtmp"
 """The server whose CPU the others' is compared with, where it was measured; the last one if not."""
 
 
+COMPARED = {"CPU %": "server_cpu_pct", "p50 ms": "lat_p50_ms", "p99 ms": "lat_p99_ms", "memory MB": "memory_mb"}
+"""The figures of ``comparison``, and Result's names for them."""
+
+
 def medians(results: Iterable[Result]) -> list[Result]:
     """One result per scenario and server: the median of each figure, the worst of what must be 0 or 1.
 
@@ -45,6 +49,32 @@ def _median(group: Sequence[Result]) -> Result:
     return replace(first, run=len(group), **{**numbers, **worst, "delivered": delivered})
 
 
+def comparison(results: Sequence[Result], before: str, after: str) -> list[str]:
+    """A table of two servers: the medians of both, and how many times as much ``after`` takes as ``before``.
+
+    The ratio is the median of the ratios of runs that followed each other, with the lowest and the highest of them.
+    """
+    columns = "{:26} {:>10} {:>10} {:>10} {:>8}   {}".format
+    lines = [columns("scenario", "figure", before, after, "ratio", "lowest to highest")]
+    for scenario in dict.fromkeys(result.scenario for result in results):
+        runs: dict[str, dict[int, Result]] = {before: {}, after: {}}
+        for result in results:
+            if result.scenario == scenario:
+                runs[result.server][result.run] = result
+        pairs = [(runs[before][run], runs[after][run]) for run in runs[before] if run in runs[after]]
+        if not pairs:
+            continue
+        for figure, name in COMPARED.items():
+            values = [(getattr(one, name), getattr(other, name)) for one, other in pairs]
+            ratios = sorted(other / one if one else 1.0 for one, other in values)
+            middle = [statistics.median(column) for column in zip(*values, strict=True)]
+            spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+            middles = [f"{value:.2f}" for value in middle]
+            lines.append(columns(scenario, figure, *middles, f"{statistics.median(ratios):.3f}", spread))
+            scenario = ""
+    return lines
+
+
 def write_csv(path: Path, results: Iterable[Result]) -> None:
     """Every run, a line each, with the names of Result's fields as the first line."""
     with path.open("w", newline="") as file:
@@ -56,7 +86,7 @@ def write_csv(path: Path, results: Iterable[Result]) -> None:
 def write_markdown(
     path: Path, results: Sequence[Result], failures: Sequence[str], missing: Sequence[str], cores: Cores
 ) -> None:
-    """The table, with what one has to know to read it."""
+    """The table of medians, with the conditions of the measurement and what is doubtful about it."""
     rows = medians(results)
     lines = ["# Benchmark", "", *_conditions(results, rows, cores), "", *_table(rows), ""]
     lines += [f"- Not measured: {reason}" for reason in missing]

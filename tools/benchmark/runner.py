@@ -1,4 +1,4 @@
-"""One run: a server on its core, the load on the others, a window of time, and what was seen in it."""
+"""One run: a server on its core, the load on the others, and what is measured within a window of time."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class LoadProcess:
         self._orders, self._events = self._process.stdin, self._process.stdout
 
     def order(self, order: str, **facts: int) -> None:
-        """Gives an order. That a process has ended already shows in its next event."""
+        """Gives an order. If the process has ended, its next event says so."""
         with suppress(BrokenPipeError):
             self._orders.write(json.dumps({"order": order, **facts}).encode() + b"\n")
             self._orders.flush()
@@ -137,7 +137,7 @@ class LoadProcess:
 
 @dataclass(frozen=True)
 class Window:
-    """The measured window: how long it was and what was used in it, the server's memory at its end."""
+    """The measured window: its length, what was used in it, and the server's memory at its end."""
 
     seconds: float
     server_cpu_ns: int
@@ -206,7 +206,7 @@ def _together(loads: list[LoadProcess], event: str, timeout: float) -> list[dict
 
 
 def _watch(server: Server, start: int, end: int) -> Window:
-    """Waits for the window and looks at its two ends."""
+    """Waits for the window, and reads the usage at its start and its end."""
     _sleep_until(start)
     began, before, machine = time.monotonic_ns(), Usage.of(server.process.pid), machine_busy_ns()
     _sleep_until(end)

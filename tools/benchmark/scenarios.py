@@ -1,4 +1,4 @@
-"""What is measured: how many watch how much of what."""
+"""What is measured: numbers of players and channels, and bit rates."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Reads one player's chunk stream (RTMP 1.0, section 5.3) in a few steps a message, whatever its size.
+"""Reads one player's chunk stream (RTMP 1.0, section 5.3) in a few steps per message, whatever its size.
 
-A load generator in Python has some ten microseconds for a message, so it must not touch the payload. Three ideas:
+A load generator in Python has about ten microseconds for a message, so it must not touch the payload. Three ideas:
 
-- *Stride.* Within a message the continuation headers stand ``chunk size + 1`` bytes apart. A whole run of chunks is
-  jumped over, and one slice with that stride checks that each of them is where it must be. A server that puts other
-  chunks in between is noticed by that very check: the run ends there and the next header is read.
-- *Memory.* Many players get the same bytes, since what a message's first bytes say does not depend on who reads them.
-  The plan for a message (its length on the wire, what frame it is) is kept under those bytes and used by all walkers.
-  Only a message's start is looked up; every walker still walks every message.
-- *Sampling.* A walker that is told to ``collect`` takes chunk after chunk, keeps each message whole and hands it over
-  with its time, to be compared with what was sent.
+- *Stride.* Within a message the continuation headers stand ``chunk size + 1`` bytes apart. The walker
+  skips a whole run of chunks, and one slice with that stride checks that each header is where it must be. The same
+  check notices other chunks in between: the run ends there and the next header is read.
+- *Memory.* Many players get the same bytes. The plan for a message (its length on the wire, which frame it is) is kept
+  by the message's first bytes and used by all walkers. Only a message's start is looked up; every walker still walks
+  every message.
+- *Sampling.* A walker that is told to ``collect`` takes chunk after chunk, and passes each whole message on with its
+  timestamp, to be compared with what was sent.
 
-No sockets and no clock: it is fed a buffer. Bytes come from a server and may be wrong: WalkError says how.
+No sockets and no clock: it is fed a buffer. The server may send wrong bytes: WalkError says what is wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MESSAGE_HEADER_SIZE = (11, 7, 3, 0)
 
 
 class WalkError(Exception):
-    """The server sent what is no chunk stream."""
+    """What the server sent is not a valid chunk stream."""
 
 
 class Message(NamedTuple):
@@ -50,7 +50,7 @@ class Message(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to get over a run of chunks on one chunk stream.
+    """How to skip a run of chunks on one chunk stream.
 
     ``header_size`` is that of the first chunk's header, ``wire`` the run's length behind it, ``payload`` how much of
     the message it holds, ``marks`` the first byte of each continuation header.
@@ -135,7 +135,7 @@ class Walker:
             header_size, wire, _, marks, chunk_stream, message, frame = plan
             position += header_size
             stop = position + wire
-            # A whole frame that is here to its end, the usual case: everything else takes the longer way.
+            # The usual case: the whole frame has arrived. Everything else takes the slower path.
             if frame and stop <= end and buffer[position + self.chunk_size : stop : self.chunk_size + 1] == marks:
                 self._messages[chunk_stream] = message
                 self.on_frame(frame, now)
@@ -228,7 +228,7 @@ class Walker:
         return stop
 
     def _cut(self, marks: bytearray, position: int) -> int:
-        """Another chunk stands where the next one of this run was awaited: the run ends before it."""
+        """Ends the run before a chunk that does not belong to it."""
         plan = self._plan
         wrong = next(index for index, byte in enumerate(marks) if byte != plan.marks[0])
         boundary = position + self._phase + wrong * self._stride

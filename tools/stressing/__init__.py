@@ -1,4 +1,5 @@
-"""What ``tools/stress`` is made of: strangers (what they do), cli (who they do it to, and what must hold afterwards).
+"""The parts of ``tools/stress``: what clients do to a server, and what must hold for others meanwhile and afterwards.
 
-The standard library, and tools/benchmark for the server, its usage, and the audience that follows each frame.
+``strangers`` and ``attackers`` are the clients; ``stage`` is the server and its audience; ``attack`` and ``cli`` bring
+them together. The standard library, and tools/benchmark for the server's process and the audience.
 """

@@ -1,11 +1,12 @@
-"""Broken, rude and hostile clients: each is a function that makes one connection, and ends it in its own way.
+"""Broken and hostile clients: each is a function that makes one connection, and ends it in its own way.
 
-Blocking sockets, in threads of cli's. What a stranger meets while the server closes it is none of its business; what it
-returns is a socket that it leaves open, to be closed at the end of all, or None.
+Blocking sockets, in threads. A stranger may raise OSError, since the server may close the connection at any time. It
+returns a socket that it leaves open, which is closed after many others have come, or None.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import ssl
@@ -19,17 +20,23 @@ from benchmark import rtmp
 
 TIMEOUT_S = 30.0
 CHANNEL = "bench0"
-"""The channel that is on air, and its key."""
 KEY = "key"
+"""The channel that is on air, and its key."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the server is, and the address to come from."""
+    """Where the server is, the address to come from, and until when (in monotonic seconds) an attacker goes on."""
 
     port: int
     ssl_port: int
     source: str
+    http_port: int = 0
+    until: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
 
 
 Stranger = Callable[[Target], socket.socket | None]
@@ -49,14 +56,14 @@ def reset(connection: socket.socket) -> None:
 
 
 def read_to_end(connection: socket.socket) -> None:
-    """Until the server closes."""
+    """Reads until the server closes the connection."""
     with connection, suppress(OSError):
         while connection.recv(65536):
             pass
 
 
 def read_until(connection: socket.socket, text: bytes) -> None:
-    """Until the server has said so. Raises OSError when it does not."""
+    """Reads until ``text`` has arrived. Raises OSError if it does not."""
     seen = b""
     while text not in seen:
         data = connection.recv(65536)
@@ -66,17 +73,17 @@ def read_until(connection: socket.socket, text: bytes) -> None:
 
 
 def opened(target: Target, app: str) -> socket.socket:
-    """A connection that is connected to an application."""
+    """Connects to an application: handshake and ``connect``."""
     connection = connect(target)
     connection.sendall(rtmp.handshake(random.randbytes(1528)) + bytes(1536) + rtmp.connect("host", 1935, app))
     read_until(connection, b"NetConnection.Connect.Success")
     return connection
 
 
-def publishing(target: Target) -> socket.socket:
-    """One that publishes on a channel of its own."""
+def publishing(target: Target, chunk_size: int = 4096) -> socket.socket:
+    """A connection that publishes on a channel of its own."""
     connection = opened(target, f"own{random.randrange(10**9)}")
-    connection.sendall(rtmp.publish(1, "key", 4096))
+    connection.sendall(rtmp.publish(1, "key", chunk_size))
     read_until(connection, b"NetStream.Publish.Start")
     return connection
 
@@ -186,7 +193,7 @@ def publishes_and_leaves(target: Target) -> None:
 
 
 def announces_much(target: Target) -> None:
-    """16 MiB on each of many chunk streams, as a publisher, who may; a chunk of each."""
+    """As a publisher, announces 16 MiB on each of many chunk streams, and sends one chunk of each."""
     connection = publishing(target)
     for number in range(200):
         connection.sendall(bytes((0, number)) + b"\0\0\0\xff\xff\xff\x09\1\0\0\0" + bytes(4096))
@@ -236,7 +243,7 @@ def publishes_where_somebody_does(target: Target) -> None:
 
 
 def comes_with_a_crowd(target: Target) -> None:
-    """More connections from one address than there may be: those beyond the limit are closed without a word."""
+    """More connections from one address than are allowed: the server closes those beyond the limit at once."""
     crowd = []
     with suppress(OSError):
         crowd = [connect(target, secured=number % 2 == 1) for number in range(12)]

@@ -1,0 +1,127 @@
+"""One player: who wants a channel, and the cursor that reads for it. Made by whoever serves its connection (rtmp/)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from rtmp_twisted.live.audience import Audience
+from rtmp_twisted.live.cursor import Change, Cursor, Writer
+from rtmp_twisted.live.log import Format
+
+
+class Cache(enum.Enum):
+    """What a joining player wants of the past: the ``cache=`` of a play request."""
+
+    GOP = "gop"
+    NO = "no"
+    CLEAR = "clear"
+    ALL = "all"
+
+
+class PlayerOwner(Protocol):
+    """Who is told what happens to a player."""
+
+    def play_refused(self, player: Player, reason: str) -> None:
+        """A publisher came whose key is another, or the channel's players are ended. The player has left its
+        channel."""
+
+
+class Player:
+    """``key`` is what the publisher's has to be. ``change``: what this player gets in place of the log's messages;
+    ``form``: the rendition that it reads, None for the channel's own log."""
+
+    __slots__ = ("_audience", "_change", "_cursor", "cache", "channel_name", "form", "key", "owner", "paused", "writer")
+
+    def __init__(
+        self,
+        owner: PlayerOwner,
+        writer: Writer,
+        key: str,
+        cache: Cache = Cache.GOP,
+        change: Change | None = None,
+        form: type[Format] | None = None,
+    ) -> None:
+        self.owner = owner
+        self.writer = writer
+        self.key = key
+        self.cache = cache
+        self.form = form
+        self.paused = False
+        self.channel_name = ""
+        """The channel that it is in, or empty."""
+        self._change = change
+        self._audience: Audience | None = None
+        self._cursor: Cursor | None = None
+
+    # Called by channel
+
+    def enter(self, channel_name: str, audience: Audience) -> None:
+        """The player is in a channel from now on, and gets nothing yet."""
+        self.channel_name = channel_name
+        self._audience = audience
+        self._cursor = Cursor(audience.log, self.writer, self._change)
+
+    def leave(self) -> None:
+        """The player is in no channel any more."""
+        if self._audience is not None and self._cursor is not None:
+            self._audience.leave(self._cursor)
+        self.channel_name = ""
+        self._audience = None
+
+    @property
+    def audience(self) -> Audience | None:
+        return self._audience
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Stays when the player has left, with what it counted."""
+        return self._cursor
+
+    # Called by its owner
+
+    def pause(self) -> None:
+        """The player gets nothing until it is started again."""
+        self.paused = True
+        if self._audience is not None and self._cursor is not None:
+            self._audience.stop(self._cursor)
+
+    def send_headers(self) -> None:
+        """Sends the headers as they are now, whatever the player got before."""
+        if self._audience is not None and self._cursor is not None:
+            log = self._audience.log
+            self._cursor.send_headers(log.program.headers, log.timestamp)
+
+    def enable(self, audio: bool | None = None, video: bool | None = None) -> None:
+        """Turns audio and video on or off (None: as before). Video that is turned on waits for a keyframe."""
+        if self._audience is not None and self._cursor is not None:
+            self._audience.enable(self._cursor, audio, video)
+
+    def resume(self) -> None:
+        """The writer is not blocked any more."""
+        if self._audience is not None and self._cursor is not None:
+            self._audience.resume(self._cursor)
+
+    def blocked(self) -> None:
+        """The writer is blocked by what the owner has written."""
+        if self._audience is not None and self._cursor is not None:
+            self._audience.blocked(self._cursor)
+
+    # What it counts
+
+    def delivered(self) -> int:
+        """Bytes of the stream that were handed over, without what was lost."""
+        return 0 if self._cursor is None else self._cursor.delivered()
+
+    def delivered_messages(self) -> int:
+        """The same in messages."""
+        return 0 if self._cursor is None else self._cursor.delivered_messages()
+
+    @property
+    def skips(self) -> int:
+        """How often it was too slow and lost a part of the stream."""
+        return 0 if self._cursor is None else self._cursor.skips
+
+    @property
+    def skipped_bytes(self) -> int:
+        return 0 if self._cursor is None else self._cursor.skipped_bytes

@@ -1,0 +1,175 @@
+"""A server with a publisher and its players, who follow each frame, while others do something to the server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark import peers
+from benchmark.load import LATENCY_UNIT_NS, Job
+from benchmark.peers import Peer
+from benchmark.process import BenchError, Server, Usage, free_port
+from benchmark.runner import LoadProcess
+
+from .strangers import CHANNEL, KEY
+
+PLAYERS = 20
+SETTLING_S = 60.0
+"""How long the server may take to see that the others have gone. It closes silent connections after 10 s by itself."""
+
+PLACES = 4
+"""MAX_IP_CONCURRENT_CONNECTIONS."""
+
+LONGEST_WINDOW_NS = 3600 * 10**9
+
+
+@dataclass(frozen=True)
+class State:
+    """What a server holds."""
+
+    files: int
+    connections: int
+    channels: int
+    players: int
+    memory: int = field(compare=False)
+
+
+class Stage:
+    """The server's process, its ports, and the audience."""
+
+    def __init__(self, server: Server, ports: list[int], audience: LoadProcess, write_merge_ms: int) -> None:
+        self.server = server
+        self.port, self.ssl_port, self.http_port = ports
+        self._audience = audience
+        self._write_merge_ms = write_merge_ms
+
+    def begin(self) -> None:
+        """From now on the audience notes how late each frame is."""
+        now = time.monotonic_ns()
+        self._audience.order("measure", start=now, end=now + LONGEST_WINDOW_NS)
+
+    def finish(self) -> Seen:
+        """What the audience has seen since ``begin``."""
+        self._audience.order("finish")
+        figures = self._audience.await_event("done", 120)["figures"]
+        latest = (max(map(int, figures["latencies"]), default=0) + 1) * LATENCY_UNIT_NS / 1e6
+        names = ("lost", "dup", "disorder", "bad", "closed", "no_video")
+        return Seen(max(0.0, latest - self._write_merge_ms), {name: figures[name] for name in names if figures[name]})
+
+    def settled(self, wanted: State | None = None) -> State:
+        """What the server holds once only its audience is left, or is ``wanted``; or what it holds in the end."""
+        deadline = time.monotonic() + SETTLING_S
+        last: State | None = None
+        while True:
+            state = self.state()
+            is_settled = state == (wanted or last) and state.connections == PLAYERS + 1
+            if is_settled or time.monotonic() > deadline:
+                return state
+            last = state
+            time.sleep(0.2)
+
+    def state(self) -> State:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=30) as answer:
+            found: dict[str, float] = {}
+            for line in answer.read().decode().splitlines():
+                if not line.startswith("#"):
+                    name, _, value = line.rpartition(" ")
+                    found[name] = float(value)
+        # One file is the connection that asks, here as at each time.
+        return State(
+            files=len(os.listdir(f"/proc/{self.pid}/fd")),
+            connections=int(found["rtmp_connections"]),
+            channels=int(sum(value for name, value in found.items() if name.startswith("rtmp_channels{"))),
+            players=int(found["rtmp_players"]),
+            memory=self.memory(),
+        )
+
+    def memory(self) -> int:
+        """Bytes that the server holds."""
+        usage = Usage.of(self.pid, with_memory=True)
+        return usage.resident + usage.shared
+
+    @property
+    def pid(self) -> int:
+        return self.server.process.pid
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an audience has seen: the longest time in ms that a frame waited for the server, beyond WRITE_MERGE_MS; and
+    how many frames or players did not fare as they should, by what was wrong."""
+
+    waited_ms: float
+    faults: dict[str, int]
+
+
+@contextmanager
+def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterator[Stage]:
+    """A stage for the length of the block. Then ``problems`` gets a line for each thing that the server did wrong."""
+    ports = [free_port(peers.HOST) for _ in range(3)]
+    with tempfile.TemporaryDirectory(prefix="rtmp-stress-") as name:
+        server = _start(peer, Path(name), ports, write_merge_ms)
+        try:
+            server.wait_until_listening(peers.HOST, ports[0])
+            audience = LoadProcess(_job(ports[0]), max(os.sched_getaffinity(0)))
+            try:
+                audience.await_event("published", 60)
+                audience.order("join")
+                audience.await_event("joined", 60)
+                yield Stage(server, ports, audience, write_merge_ms)
+            finally:
+                audience.stop()
+        finally:
+            server.stop()
+        if server.process.returncode:
+            problems.append(f"the server ended with status {server.process.returncode}")
+        with server.log.open(errors="replace") as log:
+            problems += [f"in the server's log: {line.strip()}" for line in log if is_bug(line)][:5]
+
+
+def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -> Server:
+    if not shutil.which("openssl"):
+        raise BenchError("there is no openssl on this machine")
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    kind = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch -subj /CN=localhost"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", *kind.split(), *files], check=True, capture_output=True)
+    port, ssl_port, http_port = ports
+    settings: dict[str, Any] = {
+        "max-ip-concurrent-connections": PLACES,
+        "concurrent-limit-whitelist": peers.HOST,
+        "ssl-port": ssl_port,
+        "ssl-cert": certificate,
+        "ssl-key": key,
+        "http-port": http_port,
+        "write-merge-ms": write_merge_ms,
+    }
+    command = [*peer.command(directory, port), *(f"--{name}={value}" for name, value in settings.items())]
+    return Server.start(peer.name, command, directory, peer.environment, os.sched_getaffinity(0))
+
+
+def _job(port: int) -> Job:
+    """A publisher and its players."""
+    return Job(
+        host=peers.HOST,
+        port=port,
+        apps=[CHANNEL],
+        key=KEY,
+        players=list(range(PLAYERS)),
+        publishes=True,
+        kbps=2500,
+        publisher_chunk=4096,
+    )
+
+
+def is_bug(line: str) -> bool:
+    return "Traceback" in line or " critical " in line or " error " in line
