@@ -319,16 +319,12 @@ class _WatchedConnection(ProtocolWrapper):
     _received = 0
 
     def write(self, data: bytes) -> None:
-        self._begin_request()
+        self._requests += 1
+        self._received = 0
         super().write(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        self._begin_request()
-        super().writeSequence(data)
-
-    def _begin_request(self) -> None:
-        self._requests += 1
-        self._received = 0
+        self.write(b"".join(data))
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)

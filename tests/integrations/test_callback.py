@@ -213,21 +213,30 @@ class RefuseTests(CallbackCase):
 
     async def test_closes_in_mid_answer(self) -> None:
         for part in [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nstream-id: i", b"not HTTP at all\r\n\r\n"]:
-            url = self.listen(_SaysAndCloses(part))
+            url = self.listen(_Says(part))
             self.assertIn("could not be asked", await self.refusal(self.authority(url)))
 
     async def test_endless_head(self) -> None:
         """It is refused as soon as it is too long, not only when the time is over."""
         for part in [b"x: y\r\n", b"x" * 10_000 + b": y\r\n"]:
-            answer = _SaysAndCloses(b"HTTP/1.1 200 OK\r\n" + part * (200_000 // len(part)))
+            answer = _Says(b"HTTP/1.1 200 OK\r\n" + part * (200_000 // len(part)), close=False)
             self.assertIn("an endless answer", await self.refusal(self.authority(self.listen(answer))))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_closes_in_mid_body(self) -> None:
         """The application has accepted, and expects a stop."""
         answer = b"HTTP/1.1 200 OK\r\nstream-id: id\r\nContent-Length: 100\r\n\r\nx"
-        authority = self.authority(self.listen(_SaysAndCloses(answer)))
+        authority = self.authority(self.listen(_Says(answer)))
         self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "id")
+
+    async def test_shutdown_in_mid_body(self) -> None:
+        """It does not wait for the rest of a body."""
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx"
+        application = _Says(answer, close=False)
+        authority = self.authority(self.listen(application))
+        await within(authority.start("tv", "key", "192.0.2.1"))
+        await within(authority.stopService())
+        await within(application.lost)
 
     async def test_unusable_stream_ids(self) -> None:
         """The publish is refused. The application, which has accepted, gets the stop with the id that it gave."""
@@ -545,19 +554,28 @@ class _ClosesKept(Factory):
         return Kept()
 
 
-class _SaysAndCloses(Factory):
+class _Says(Factory):
+    """Answers all data with a text, and closes the connection then or not. ``lost`` is the end of the first one."""
+
     noisy = False
 
-    def __init__(self, text: bytes) -> None:
-        self._text = text
+    def __init__(self, text: bytes, close: bool = True) -> None:
+        self.text = text
+        self.close = close
+        self.lost: Deferred[None] = Deferred()
 
     def buildProtocol(self, addr: object) -> Protocol:
-        text = self._text
+        factory = self
 
         class Says(Protocol):
             def dataReceived(self, data: bytes) -> None:
                 assert self.transport is not None
-                self.transport.write(text)
-                self.transport.loseConnection()
+                self.transport.write(factory.text)
+                if factory.close:
+                    self.transport.loseConnection()
+
+            def connectionLost(self, reason: object = None) -> None:
+                if not factory.lost.called:
+                    factory.lost.callback(None)
 
         return Says()

@@ -28,7 +28,7 @@ def leave(world: World, client: Client) -> None:
     client.leave()
 
 
-def talk_nonsense(world: World, client: Client) -> None:
+def send_garbage(world: World, client: Client) -> None:
     client.feed(b"\xff" * 100)
 
 
@@ -36,7 +36,7 @@ def connect_again(world: World, client: Client) -> None:
     client.call("connect", {"app": "another"})
 
 
-def command_too_much(world: World, client: Client) -> None:
+def send_too_many_commands(world: World, client: Client) -> None:
     for _ in range(200):
         client.call("_checkbw", transaction=0)
 
@@ -81,9 +81,9 @@ WAYS: list[Callable[[World, Client], None]] = [
     close_stream,
     delete_stream,
     leave,
-    talk_nonsense,
+    send_garbage,
     connect_again,
-    command_too_much,
+    send_too_many_commands,
     read_nothing,
     fall_silent,
     send_too_fast,

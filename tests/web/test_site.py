@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
 from rtmp_twisted.web.site import ANSWER_SECONDS, MAX_BODY, MAX_CONNECTIONS, MAX_UNREAD, REQUEST_SECONDS
@@ -17,6 +18,7 @@ class SlowClientTests(HTTPCase):
         """A new connection is served in place of the oldest, however many there are."""
         self.serve("a token")
         log = Log(self)
+        timers = len(self.world.clock.getDelayedCalls())
         waiting: list[Connection] = []
         for beginning in b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nHost: a\r\n", b"POST / HTTP/1.1\r\nContent-":
             for _ in range(MAX_CONNECTIONS):
@@ -27,15 +29,35 @@ class SlowClientTests(HTTPCase):
         self.assertFalse(any(one.ended.called for one in alive))
         for one in alive:
             one.transport.loseConnection()
-        self.assertEqual(log.lines(LogLevel.warn), ["HTTP: 64 connections; the oldest are closed for new ones"])
+        line = "HTTP: 64 connections; the oldest are closed for new ones"
+        self.assertEqual(log.lines(LogLevel.warn), [line])
+        await until(lambda: len(self.world.clock.getDelayedCalls()) == timers, "the end of all connections")
+        again = [await self.open() for _ in range(MAX_CONNECTIONS + 1)]
+        await within(again[0].ended)
+        self.assertEqual(log.lines(LogLevel.warn), [line] * 2)
+        for one in again:
+            one.transport.loseConnection()
 
     async def test_two_hundred_at_once(self) -> None:
+        """Only the newest are kept, also of those that the server accepts in one go."""
         self.serve()
-        waiting = [await self.open(b"GET /metr") for _ in range(200)]
+        opening = [Deferred.fromCoroutine(self.open(b"GET /metr")) for _ in range(200)]
+        waiting: list[Connection] = await within(gatherResults(opening))
+        await until(lambda: sum(one.ended.called for one in waiting) == 200 - MAX_CONNECTIONS, "the end of the oldest")
         for _ in range(10):
             self.assertEqual((await self.ask("/healthz")).text, "ok\n")
         for one in waiting:
             one.transport.loseConnection()
+
+    async def test_connections_that_have_ended(self) -> None:
+        """They do not count: a slow client is not dropped because of them."""
+        self.serve()
+        slow = await self.open(HEALTH[:-2])
+        for _ in range(MAX_CONNECTIONS + 1):
+            await self.exchange(HEALTH)
+        slow.transport.write(HEALTH[-2:])
+        await within(slow.ended)
+        self.assertIn(b"ok\n", slow.answer)
 
     async def test_request_in_pieces(self) -> None:
         """The time for a request is counted from the connection on: more bytes do not extend it."""
@@ -76,46 +98,48 @@ class SlowClientTests(HTTPCase):
         await until(lambda: len(self.requests) > before, "the request")
         return connection
 
+    async def read(self, connection: Connection) -> int:
+        """Reads the rest of an answer. Returns how many bytes there were."""
+        connection.transport.resumeProducing()
+        await within(connection.ended)
+        return len(connection.answer)
+
     @property
     def requests(self) -> list[str]:
         return [line for line in self.log.lines() if "metrics" in line]
 
     async def test_answer_that_is_not_read(self) -> None:
+        """It is kept for `ANSWER_SECONDS`."""
         self.serve()
         self.log = Log(self)
-        connection = await self.unread(MAX_UNREAD)
+        size = MAX_UNREAD // 2 - 100
+        in_time, too_late = [await self.unread(size) for _ in range(2)]
         self.world.clock.advance(ANSWER_SECONDS - 0.1)
         self.assertEqual((await self.ask("/healthz")).text, "ok\n")
-        self.assertFalse(connection.ended.called)
+        self.assertGreater(await self.read(in_time), size)
         self.world.clock.advance(0.1)
-        connection.transport.resumeProducing()
-        await within(connection.ended)
-        self.assertLess(len(connection.answer), MAX_UNREAD)
+        self.assertLess(await self.read(too_late), size)
 
     async def test_answers_that_are_not_read(self) -> None:
-        """All together have a limit: the oldest is given up, and the newest is not, even if it is alone too large."""
+        """All together are limited: the oldest is given up, and no more than necessary."""
         self.serve()
         self.log = Log(self)
         idle = await self.open()
-        first, second = [await self.unread(MAX_UNREAD // 2) for _ in range(2)]
-        third = await self.unread(MAX_UNREAD // 2)
-        fourth = await self.unread(MAX_UNREAD + 1)
-        for connection in first, second, third, fourth:
-            connection.transport.resumeProducing()
-            await within(connection.ended)
-            complete = len(connection.answer) > MAX_UNREAD // 2
-            self.assertEqual(complete, connection is fourth)
+        half = MAX_UNREAD // 2
+        first, second, third = [await self.unread(half) for _ in range(3)]
+        self.assertGreater(await self.read(second), half)
+        self.assertGreater(await self.read(third), half)
+        self.assertLess(await self.read(first), half)
         self.assertFalse(idle.ended.called)
         idle.transport.loseConnection()
 
-    async def test_two_halves(self) -> None:
-        """At the limit nothing is given up."""
+    async def test_newest_answer(self) -> None:
+        """It is never given up, even if it is too large by itself."""
         self.serve()
         self.log = Log(self)
-        for connection in [await self.unread(MAX_UNREAD // 2) for _ in range(2)]:
-            connection.transport.resumeProducing()
-            await within(connection.ended)
-            self.assertGreater(len(connection.answer), MAX_UNREAD // 2)
+        older, newest = await self.unread(MAX_UNREAD // 2), await self.unread(MAX_UNREAD + 1)
+        self.assertGreater(await self.read(newest), MAX_UNREAD)
+        self.assertLess(await self.read(older), MAX_UNREAD // 2)
 
 
 class BadRequestTests(HTTPCase):
