@@ -1,4 +1,4 @@
-"""Text messages between this server and a coordinator: parses them into `Message`, and serialises them. Pure.
+"""Text messages between this server and a coordinator: `parse` reads them, `serialise` writes them. Pure.
 
 A message is a first line, its type; then ``Name: value`` lines; then optionally an empty line and a body.
 """
@@ -25,7 +25,7 @@ class MalformedMessage(Exception):
 
 
 @frozen
-class Message:
+class CoordinatorMessage:
     """``type`` is in upper case, the names in ``parameters`` are in lower case. Values may be secret (a stream key)."""
 
     type: str
@@ -37,7 +37,7 @@ class Message:
         return self.parameters.get(name.lower(), "")
 
 
-def parse(text: str) -> Message:
+def parse(text: str) -> CoordinatorMessage:
     """Parses one message. Raises `MalformedMessage`.
 
     Lines end in LF or CRLF. Blanks around names and values are removed. Of several parameters with one name, the
@@ -57,7 +57,7 @@ def parse(text: str) -> Message:
         name, colon, value = line.partition(":")
         if colon:
             parameters[name.strip(_BLANKS).lower()] = value.strip(_BLANKS)
-    return Message(kind, parameters, body)
+    return CoordinatorMessage(kind, parameters, body)
 
 
 def _split(text: str) -> tuple[list[str], str]:

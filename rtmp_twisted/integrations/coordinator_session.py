@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from rtmp_twisted.integrations.coordinator_messages import MalformedMessage, Message, parse, serialise
+from rtmp_twisted.integrations.coordinator_messages import CoordinatorMessage, MalformedMessage, parse, serialise
 from rtmp_twisted.integrations.validation import plain_address, stream_id_problem
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.commands import ICommandTarget
@@ -163,13 +163,13 @@ class CoordinatorSession:
         if len(self._ended_at) > MAX_ENDED_CHANNELS:
             self._ended_at.popitem(last=False)
 
-    def _take_request(self, message: Message) -> _Request | None:
+    def _take_request(self, message: CoordinatorMessage) -> _Request | None:
         request = self._pending.pop(message.get("Request-ID"), None)
         if request is not None:
             request.limit.cancel()
         return request
 
-    def _accept(self, message: Message) -> None:
+    def _accept(self, message: CoordinatorMessage) -> None:
         stream_id = message.get("Stream-ID")
         request = self._take_request(message)
         if request is None:
@@ -188,14 +188,14 @@ class CoordinatorSession:
         self._accepted[request.channel, stream_id] += 1
         request.answer.callback(stream_id)
 
-    def _deny(self, message: Message) -> None:
+    def _deny(self, message: CoordinatorMessage) -> None:
         request = self._take_request(message)
         if request is None:
             self._overdue.pop(message.get("Request-ID"), None)
         else:
             request.answer.errback(Refused("the coordinator denied it"))
 
-    def _kill(self, message: Message) -> None:
+    def _kill(self, message: CoordinatorMessage) -> None:
         channel, stream_id = message.get("Stream-Channel"), message.get("Stream-ID")
         if not stream_id and self._recently_ended(channel):
             result = f"ignored, as it names no stream within {ECHO_SECONDS:.0f} s after an end"

@@ -170,7 +170,7 @@ class Audience:
             follow()
 
     def hold(self) -> None:
-        """The publisher was lost, and may come back: whoever comes now waits for it."""
+        """The publisher was lost, and may come back: readers that join now wait for it."""
         if self._held is None:
             self._held = {}
 

@@ -1,6 +1,6 @@
-"""Who decides whether a publish may start: the one question that live/ asks of the outside.
+"""The interface to the party that decides whether a publish may start.
 
-Implemented in outside/ (callback, coordinator) and here, for a server that accepts everyone.
+integrations/ implements it (callback, coordinator), and `AcceptAll` here accepts everyone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class IPublishAuthority(Interface):
 
 @implementer(IPublishAuthority)
 class AcceptAll:
-    """Every key is good, and is the stream's id."""
+    """Accepts every key, which becomes the stream's id."""
 
     def start(self, channel: str, key: str, client_ip: str) -> Deferred[str]:
         return succeed(key)

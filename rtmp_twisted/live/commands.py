@@ -1,4 +1,4 @@
-"""What the outside may command of what is on air: the broker, as outside/ sees it."""
+"""The commands that end publishes: the broker, as integrations/ and web/ see it."""
 
 from __future__ import annotations
 

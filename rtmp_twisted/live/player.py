@@ -1,4 +1,4 @@
-"""One player: who wants a channel, and the cursor that reads for it. Made by whoever serves its connection (rtmp/)."""
+"""A player: what it wants of a channel, and the cursor that reads for it. Made by the room that serves it (rtmp/)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose question the authority is asked next, where many want to publish on one channel. Used by the broker.
+"""The order in which the authority is asked, if many want to publish on one channel. Used by the broker.
 
 Strangers may ask for a channel as often as they like. They keep nobody out: only so many questions of one channel are
 with the authority at a time, and of the others the next is one of the address that has the fewest there.

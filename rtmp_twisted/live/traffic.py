@@ -1,4 +1,5 @@
-"""How much has gone through, for whoever operates the server. Counted where players come and go, not per message."""
+"""Counters of the media that was received and delivered, for operators. They are updated when players come and go, not
+for each message."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Who connects: one connection's bytes, commands, limits and end. Knows wire/ and live/; nothing of outside/."""
+"""RTMP over sockets: listener, limits, TLS, the connection of either role, sessions and the writer.
+
+This room knows wire/, media/ and live/. tap.py makes its parts; web/ reads their state.
+"""

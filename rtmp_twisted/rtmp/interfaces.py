@@ -1,6 +1,6 @@
-"""What a connection is made of besides itself: its states, its handshake, its handler and the sink of its media.
+"""The states of a connection, and the interfaces through which it reaches its handshake, its handler and its sink.
 
-connection uses them; session and the publications of live/ are what they usually are.
+Used by connection. A server's session is a `Handler`, a publication a `MediaSink`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may come in: how many connections there are, in all and from each address, and how many there may be.
+"""Connection limits: how many connections there are, in total and from each address, and how many are allowed.
 
 One `ConnectionLimits` serves all ports. The listener asks it before anything is spent on a connection. Each protocol
 enters when its connection is made and leaves when the connection is lost, whatever happened in between.

@@ -1,5 +1,8 @@
-"""The door: what a port makes of each new connection. Asks the gate first, hears a trusted proxy out, and hands over
-to factory's RTMPFactory, or to a TLS factory in front of it. Made by tap.py, one for each kind of port."""
+"""What a port makes of each new connection. tap.py makes one `Listener` for each kind of port.
+
+It asks the connection limits first, reads a trusted proxy's header, and then hands the connection to the RTMPFactory,
+or to a TLS factory in front of it.
+"""
 
 from __future__ import annotations
 

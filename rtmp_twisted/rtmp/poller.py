@@ -1,4 +1,4 @@
-"""Reads what publishers send: all of them first; only then does it go on to their players. Made by tap.py, used by
+"""Reads what publishers send: first from all of them, and only then is it written to players. Made by tap.py, used by
 connection.
 
 Publishers' frames come in bursts, since encoders keep the same times. The reactor would read one frame, send it on and
@@ -98,7 +98,7 @@ class PublisherPoller:
             self._reactor.removeReader(self)
 
     def poll_if_due(self) -> None:
-        """Reads publishers if the reactor has been busy with others for a while, so that nobody who watches waits for
+        """Reads publishers if the reactor has been busy with others for a while, so that viewers do not wait for
         that. Called between pieces of work of which there may be many in one turn, such as starting a player."""
         if self._readers and not self._reading and self._clock.seconds() - self._read_at >= PATIENCE_SECONDS:
             self.doRead()

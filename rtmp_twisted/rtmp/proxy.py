@@ -1,4 +1,4 @@
-"""The PROXY protocol's header, versions 1 and 2: who a connection that a proxy passes on comes from. Used by door.
+"""The PROXY protocol's header, versions 1 and 2: the address of the client behind a proxy. Used by listener.
 
 Source: "The PROXY protocol", versions 1 & 2, by Willy Tarreau (HAProxy's doc/proxy-protocol.txt), sections 2.1 and 2.2.
 Pure: bytes in, header out.

@@ -1,7 +1,7 @@
 """A server's session: what a client asks for on its connection, and what it is answered (RTMP 1.0, section 7).
 
 It knows messages, not the bytes or the socket: the connection gives it what comes, and takes what is answered. What
-happens on one message stream is in message_stream. Media does not come by here: a connection hands it to its sink.
+happens on one message stream is in message_stream. Media does not pass through here: a connection hands it to its sink.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _log = Logger()
 
 class SecuredFactory(TLSMemoryBIOFactory):
     """TLS in front of another factory. Writes what it is given at once, where Twisted's own default collects it first:
-    media comes collected already, and what a write costs has to be seen by whoever decides how seldom to write."""
+    media is merged already, and the flush scheduler has to see what a write really costs."""
 
     noisy = False
     protocol = TLSMemoryBIOProtocol

@@ -1,7 +1,7 @@
 """The way out of a connection, for its answers and its players' media. Made by connection.
 
-Whole messages only: whoever writes a part of a message holds the writer until the rest has left, and what others write
-in the meantime waits for it. So anything may be written behind anything.
+Messages leave whole. A player that has written a part of a message holds the writer until the rest has left, and what
+others write in the meantime waits. So answers and the media of several players can share a connection.
 
 Writers are Twisted's producers. They do not declare the interfaces: nobody asks, and a decorated class is not compiled
 as what it is (setup.py).
