@@ -3,8 +3,8 @@
     publish -> a publisher is on air? (another key, or live: refused; silent: it is ended) -> the authority is asked
             -> accepted: claims the channel -> on air -> end -> the authority is told
 
-Many may ask for a free channel at a time; the first one that is accepted gets it. Every publish ends here, once, whatever
-ends it: its owner, a command, a take-over or the end of the server.
+Many may ask for a free channel at a time; the first one that is accepted gets it. Every publish ends here, once,
+whatever ends it: its owner, a command, a take-over or the end of the server.
 """
 
 from __future__ import annotations
