@@ -46,7 +46,7 @@ from rtmp_twisted.rtmp.protocol import RTMPProtocol
 lost = RTMPProtocol.connectionLost
 
 def connectionLost(self, reason):
-    if self.client._session.publication is None:
+    if self.connection.sink is None:
         lost(self, reason)
 
 RTMPProtocol.connectionLost = connectionLost

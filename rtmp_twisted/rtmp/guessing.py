@@ -104,6 +104,11 @@ class GuessingLimits:
         self._sources: OrderedDict[str, _Source] = OrderedDict()  # least recently failed first, as the other
         self._targets: OrderedDict[tuple[str, str], _Target] = OrderedDict()
 
+    @property
+    def remembered(self) -> int:
+        """How many addresses, and pairs of address and channel, it knows something of."""
+        return len(self._sources) + len(self._targets)
+
     def suspects(self, address: str) -> bool:
         """Returns whether an address has failed lately. If not, the other questions need not be asked."""
         return bool(self._sources) and _source(address) in self._sources

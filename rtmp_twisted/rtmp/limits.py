@@ -36,6 +36,11 @@ class ConnectionLimits:
         self._told_full = False
         self._told: set[str] = set()  # of those in _inside_from only
 
+    @property
+    def remembered(self) -> int:
+        """How many addresses it knows something of."""
+        return len(self._inside_from) + len(self._told - self._inside_from.keys())
+
     def refuses(self, address: str) -> bool:
         """Whether one more connection from ``address`` must be turned away, which is counted, and logged once."""
         if self.inside >= self.total:

@@ -74,7 +74,7 @@ class GateTests(SynchronousTestCase):
             self.assertEqual(gate.inside, len(inside))
         for address in inside:
             gate.leave(address)
-        self.assertEqual((gate.inside, gate._inside_from, gate._told), (0, {}, set()))
+        self.assertEqual((gate.inside, gate.remembered), (0, 0))
 
     def test_told_once(self) -> None:
         log = Log(self)

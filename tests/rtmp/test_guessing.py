@@ -152,7 +152,7 @@ class GuessingLimitsTests(SynchronousTestCase):
         self.assertEqual((self.limits.suspects(THERE), self.limits.suspects(HERE)), (False, True))
         self.clock.advance(WINDOW_SECONDS / 2)
         self.limits.forget()
-        self.assertEqual(len(self.limits._sources) + len(self.limits._targets), 0)
+        self.assertEqual(self.limits.remembered, 0)
 
     def test_the_least_recently_failed_go_first(self) -> None:
         self.patch(guessing, "MAX_ENTRIES", 3)
@@ -202,7 +202,7 @@ class GuessingLimitsTests(SynchronousTestCase):
         self.assertFalse(any(limits.refuses(address, channel, "?") for address, channel, _, _ in attempts))
         clock.advance(WINDOW_SECONDS)
         limits.forget()
-        self.assertEqual((len(limits._sources), len(limits._targets)), (0, 0))
+        self.assertEqual(limits.remembered, 0)
 
 
 class SessionTests(SynchronousTestCase):
@@ -401,7 +401,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(len(self.world.factory.connections), 1)
         self.assertIsNone(self.world.broker.channel("radio"))
         self.world.pass_time(WINDOW_SECONDS)
-        self.assertEqual(len(self.limits._sources) + len(self.limits._targets), 0)
+        self.assertEqual(self.limits.remembered, 0)
 
     def timers(self) -> int:
         return len(self.world.clock.getDelayedCalls())
