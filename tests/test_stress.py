@@ -58,7 +58,7 @@ run()
 BLOCKS = """
 import time
 from twisted.internet import reactor, task
-task.LoopingCall(time.sleep, 0.3).start(1.0)
+reactor.callWhenRunning(task.LoopingCall(time.sleep, 0.3).start, 1.0)
 from twisted.scripts.twistd import run
 run()
 """
