@@ -107,7 +107,7 @@ class MetricsTests(HTTPCase):
         self.assertEqual(found["rtmp_memory_limit_bytes"], NO_LIMIT)
         self.assertEqual(found["rtmp_memory_shrinks_total"], 0)
         self.world.broker.memory.limit = 40_000
-        publisher.send(avc(80, False))
+        self.world.pass_time(1)
         self.world.turn()
         found = await self.scrape()
         self.assertEqual((found["rtmp_memory_limit_bytes"], found["rtmp_memory_shrinks_total"]), (40_000, 1))
