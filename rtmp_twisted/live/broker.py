@@ -374,7 +374,7 @@ class Broker(Service):
             self._unpublish(entry)
         return len(doomed)
 
-    # Whoever operates the server
+    # For operators
 
     def channels(self) -> list[tuple[Channel, Publication | None]]:
         """Each channel that is used, with its publish (perhaps one that asks or waits); oldest first."""

@@ -174,7 +174,7 @@ class Channel:
             if player.form is not None:
                 self._close_rendition(player.form)
 
-    # Whoever operates the server
+    # For operators
 
     def traffic(self) -> Traffic:
         """What has gone to players since the channel was made. Takes a moment for each player."""

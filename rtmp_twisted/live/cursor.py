@@ -44,7 +44,7 @@ Change: TypeAlias = Callable[[bytes, int, int], list[bytes | memoryview]]
 
 
 class Writer(Protocol):
-    """Where a reader's bytes go. Whoever makes it calls `Audience.resume` when ``blocked`` becomes False, and
+    """Where a reader's bytes go. Its owner calls `Audience.resume` when ``blocked`` becomes False, and
     `Audience.blocked` when it becomes True."""
 
     @property
