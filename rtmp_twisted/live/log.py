@@ -36,7 +36,7 @@ MESSAGE_OVERHEAD: Final = 24
 REPORTED: Final = 256 * 1024
 """Bytes of memory after which an account is told; it is counted anew every second anyway."""
 
-AT_ONCE: Final = 2000
+AT_ONCE = 2000
 """Blocks that are freed in one turn of the reactor."""
 
 HEADER: Final = 0
