@@ -14,7 +14,7 @@ class MemoryReserve:
     """`release` makes room for a few allocations, `refill` takes the room back when there is memory again."""
 
     def __init__(self) -> None:
-        self._block: bytearray | None = bytearray(RESERVE_BYTES)
+        self._block: bytes | None = bytes(RESERVE_BYTES)  # zeros that nobody has touched are not resident
 
     def release(self) -> None:
         self._block = None
@@ -23,4 +23,4 @@ class MemoryReserve:
         """Never raises. Cheap while the reserve is full."""
         if self._block is None:
             with suppress(MemoryError):  # it is tried again later
-                self._block = bytearray(RESERVE_BYTES)
+                self._block = bytes(RESERVE_BYTES)
