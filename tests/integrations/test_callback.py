@@ -103,11 +103,13 @@ class AcceptTests(CallbackCase):
 
     async def test_forms_of_a_stream_id(self) -> None:
         authority = self.authority()
-        for sent, expected in [
+        forms: list[tuple[str | bytes, str]] = [
             ("a b:c", "a b:c"),
             ("x" * 1024, "x" * 1024),
             ("ünï", "ünï"),
-        ]:
+            (b"\xe9", "é"),
+        ]
+        for sent, expected in forms:
             self.app.answer = status(200, Stream_ID=sent)
             self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), expected)
 

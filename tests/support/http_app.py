@@ -128,13 +128,14 @@ class _CountingSite(Site):
             await self._gone
 
 
-def status(code: int, **headers: str) -> Answer:
+def status(code: int, **headers: str | bytes) -> Answer:
     """Returns an answer with ``code``. Underscores in header names stand for hyphens."""
 
     def answer(request: Request, event: Event) -> bytes:
         request.setResponseCode(code)
         for name, value in headers.items():
-            request.setHeader(name.replace("_", "-"), value)
+            encoded = value.encode() if isinstance(value, str) else value
+            request.setHeader(name.replace("_", "-").encode(), encoded)
         return b""
 
     return answer
