@@ -124,7 +124,7 @@ class _Connection(WebSocketClientProtocol):  # type: ignore[misc]
         done: bool | None = super().onCloseFrame(code, reasonRaw)
         self._end(f"closed by the coordinator ({code})")
         self.transport.loseConnection()
-        self._limit_closing()
+        self._closing = self.factory.clock.callLater(CLOSING_TIMEOUT, self.abort)
         return done
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -141,14 +141,9 @@ class _Connection(WebSocketClientProtocol):  # type: ignore[misc]
     def close(self) -> None:
         self._end("closed by this server")
         self.sendClose(1000)
-        self._limit_closing()
 
     def abort(self) -> None:
         self.transport.abortConnection()
-
-    def _limit_closing(self) -> None:
-        if self._closing is None:
-            self._closing = self.factory.clock.callLater(CLOSING_TIMEOUT, self.abort)
 
     def _end(self, problem: str) -> None:
         """Ends the session. Nothing is sent after this, although the transport may still be there."""

@@ -183,6 +183,14 @@ class OpeningTests(ControlCase):
         await until(lambda: kept and authority.connected, "the connection")
         self.assertEqual(await within(authority.start("tv", "key", "192.0.2.1")), "id-of-tv")
 
+    async def test_does_not_close_tcp(self) -> None:
+        """After a close frame this side closes TCP, and reconnects."""
+        authority = await self.connect()
+        self.coordinator.visit.dropConnection = lambda abort: None
+        self.coordinator.visit.sendClose(1000)
+        await until(lambda: len(self.coordinator.requests) == 2 and authority.connected, "the next connection")
+        self.assertIn("closed by the coordinator (1000)", self.log.lines(LogLevel.warn)[0])
+
     async def test_drops_after_the_upgrade(self) -> None:
         self.coordinator.on_open = Visit.drop
         self.authority()
