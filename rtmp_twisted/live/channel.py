@@ -177,7 +177,7 @@ class Channel:
     # For operators
 
     def traffic(self) -> Traffic:
-        """What has gone to players since the channel was made. Takes a moment for each player."""
+        """Returns what players have received since the channel was made. Its cost grows with the number of players."""
         return sum((_delivered(player) for player in self.players), self._past)
 
     # Inside

@@ -321,12 +321,12 @@ class Cursor:
         return WAITING
 
     def finish_message(self) -> None:
-        """Hands over what is left of a message, as far as that can leave."""
+        """Hands over the rest of a message, as far as the writer takes it."""
         while self._rest and not self.writer.blocked:
             self._write_rest()
 
     def _write_rest(self) -> int:
-        """Hands over what is left of a message; returns how many bytes the writer took."""
+        """Hands over the rest of a message; returns how many bytes the writer took."""
         taken = self.writer.try_writev(self._rest)
         self._rest = _cut(self._rest, taken)
         if not self._rest:
@@ -396,7 +396,7 @@ class Cursor:
 
 
 def _cut(buffers: list[bytes | memoryview], taken: int) -> list[bytes | memoryview]:
-    """What is left of buffers of which ``taken`` bytes have left."""
+    """Returns the buffers without their first ``taken`` bytes."""
     rest: list[bytes | memoryview] = []
     for buffer in buffers:
         size = len(buffer)

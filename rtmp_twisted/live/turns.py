@@ -1,8 +1,8 @@
 """Work that is too long for one turn of the reactor. Used by live/ and rtmp/; made by tap.py, one for the process.
 
-A party that has used up its budget for this turn hands over what is left as a function. `Turns` calls each of these
-once a turn, in the order in which they came, until it returns False. Before that it lets the publishers be read, so
-that the frames of other channels never wait for more than one turn.
+A party that has used up its budget for this turn hands over the rest of its work as a function. `Turns` calls each of
+these once a turn, in the order in which they came, until it returns False. Before that it lets the publishers be read,
+so that the frames of other channels never wait for more than one turn.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ class Connection:
         return False
 
     def _handle_parts(self, parts: Iterator[Message], left: int) -> int:
-        """The same for the media in an aggregate message; returns what is left of the budget: 0 if there are more."""
+        """The same for the media in an aggregate message; returns the rest of the budget: 0 if there are more."""
         self._parts = parts
         for part in parts:
             if self.sink is not None and part.type_id in _MEDIA:

@@ -46,6 +46,11 @@ class Writer:
         self._queue: list[bytes] = []  # behind the holder's message
         self.blocked_since: float | None = None
         self.holder: object | None = None
+        self._register(transport)
+
+    def _register(self, transport: Any) -> None:
+        """Makes this the transport's producer."""
+        raise NotImplementedError
 
     @property
     def blocked(self) -> bool:
@@ -131,15 +136,7 @@ class SocketWriter(Writer):
 
     __slots__ = ("_send", "_sendmsg")
 
-    def __init__(
-        self,
-        transport: Any,
-        clock: IReactorTime,
-        drained: Callable[[], None],
-        blocked: Callable[[], None],
-        broken: Callable[[str], None],
-    ) -> None:
-        super().__init__(transport, clock, drained, blocked, broken)
+    def _register(self, transport: Any) -> None:
         handle: socket.socket = transport.getHandle()
         self._send = handle.send
         self._sendmsg = handle.sendmsg
@@ -183,15 +180,7 @@ class TransportWriter(Writer):
 
     __slots__ = ()
 
-    def __init__(
-        self,
-        transport: Any,
-        clock: IReactorTime,
-        drained: Callable[[], None],
-        blocked: Callable[[], None],
-        broken: Callable[[str], None],
-    ) -> None:
-        super().__init__(transport, clock, drained, blocked, broken)
+    def _register(self, transport: Any) -> None:
         transport.registerProducer(self, True)
 
     @property
