@@ -25,6 +25,7 @@ from typing import IO, Any, Final, cast
 
 from attrs import frozen
 from twisted.application.service import MultiService
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger, LogLevel, formatEvent, formatTime
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -142,17 +143,16 @@ class LoggedService(MultiService):
     or to standard output with ``--nodaemon``. With ``--syslog`` or ``--logger`` Twisted makes the log, of all events.
     """
 
-    def __init__(self, settings: Settings, twistd_options: Mapping[str, Any] | None) -> None:
+    def __init__(self, settings: Settings, reactor: IReactorCore, twistd_options: Mapping[str, Any] | None) -> None:
         super().__init__()
+        self._reactor = reactor
         self._stream = _stream(twistd_options or {"nodaemon": True})
         self._observer = None if self._stream is None else observer(settings, self._stream)
 
     def privilegedStartService(self) -> None:
-        from twisted.internet import reactor
-
         # twistd may end the process with a signal, which skips what the stream does at an ordinary exit.
         if isinstance(self._stream, BackgroundStream):
-            reactor.addSystemEventTrigger("after", "shutdown", self._stream.drain)
+            self._reactor.addSystemEventTrigger("after", "shutdown", self._stream.drain)
         super().privilegedStartService()
 
     def setServiceParent(self, parent: Any) -> None:

@@ -72,7 +72,7 @@ def makeService(options: Options) -> IService:
 
     use_monotonic_clock(reactor)
     settings = options.settings
-    root = LoggedService(settings, options.parent)
+    root = LoggedService(settings, reactor, options.parent)
     try:
         parts = assemble(settings, reactor)
     except SettingsError as error:

@@ -22,6 +22,7 @@ from twisted.application.service import Application, IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.testing import MemoryReactor
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -195,7 +196,7 @@ class LineTests(SynchronousTestCase):
 class LoggedServiceTests(SynchronousTestCase):
     def observer_with(self, options: dict[str, Any]) -> object:
         application = Application("test")
-        service = LoggedService(Settings(), options)
+        service = LoggedService(Settings(), MemoryReactor(), options)
         Service().setServiceParent(service)
         service.setServiceParent(application)
         self.assertIn(service, list(IService(application)))  # type: ignore[call-overload]
@@ -228,8 +229,8 @@ class LoggedServiceTests(SynchronousTestCase):
 
     def test_unusual_parent(self) -> None:
         """What is not a twistd application still gets the service."""
-        parent = LoggedService(Settings(), {"syslog": True})
-        child = LoggedService(Settings(), {"nodaemon": True})
+        parent = LoggedService(Settings(), MemoryReactor(), {"syslog": True})
+        child = LoggedService(Settings(), MemoryReactor(), {"nodaemon": True})
         child.setServiceParent(parent)
         self.assertEqual(list(parent), [child])
 
@@ -256,7 +257,8 @@ class Ready(Service):
         reactor.callWhenRunning(lambda: log.info("running"))
 
 def makeService(options):
-    service = LoggedService(Settings(), options.parent)
+    from twisted.internet import reactor
+    service = LoggedService(Settings(), reactor, options.parent)
     Ready().setServiceParent(service)
     log.info("made")
     return service
@@ -353,7 +355,7 @@ class RotationTests(SynchronousTestCase):
         self.addCleanup(signal.signal, signal.SIGUSR1, before)
         file = Path(self.mktemp())
         application = Application("test")
-        LoggedService(Settings(), {"logfile": str(file)}).setServiceParent(application)
+        LoggedService(Settings(), MemoryReactor(), {"logfile": str(file)}).setServiceParent(application)
         write = application.getComponent(ILogObserver)
         logger = Logger("rtmp_twisted.x", observer=write)
         logger.info("one")

@@ -283,7 +283,10 @@ class Connection:
         return False
 
     def _handle_parts(self, parts: Iterator[Message], left: int) -> int:
-        """The same for the media in an aggregate message; returns the rest of the budget: 0 if there are more."""
+        """Handles the messages of an aggregate, of which ``left`` fit into this turn.
+
+        Returns how many more messages fit. 0 means that there may be more in the aggregate.
+        """
         self._parts = parts
         for part in parts:
             if self.sink is not None and part.type_id in _MEDIA:
