@@ -13,8 +13,8 @@ from twisted.logger import Logger
 
 from rtmp_twisted.settings_types import EVERYONE, Networks
 
-SPARE_FILES = 64
-"""File descriptors that connections leave to the rest of the process: ports, callbacks, logs, files that are read."""
+SPARE_FILES = 128
+"""File descriptors that connections leave to the rest: up to 64 for operators, and ports, callbacks, logs, files."""
 
 _log = Logger()
 
