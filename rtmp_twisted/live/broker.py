@@ -146,8 +146,9 @@ class Broker(Service):
                 entry.challenger.wake()
         entry.asking.pop(publication, None)
         self._tidy(entry)
-        for player in dismissed:
-            player.owner.play_ended(player, "the publish has ended")
+        self.scheduler.turns.for_each(
+            dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
+        )
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -275,8 +276,9 @@ class Broker(Service):
         strangers = entry.channel.begin(publication.key)
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
-        for player in strangers:
-            player.owner.play_refused(player, "the publisher that came has another key")
+        self.scheduler.turns.for_each(
+            strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
+        )
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
 
