@@ -112,6 +112,6 @@ class RunningTests(TestCase):
             ):
                 server = Server(self, **{"bind_address": "127.0.0.1", **settings})
                 self.assertEqual(await within(server.ended), 1, str(server))
-                lines = [line for line in server.lines if line.startswith(beginning)]
+                lines = [line for line in server.lines if beginning in line]
                 self.assertEqual(len(lines), 1, str(server))
                 self.assertNotIn("Traceback", str(server))
