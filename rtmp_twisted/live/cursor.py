@@ -40,7 +40,7 @@ UNFINISHED: Final = 2
 """This turn's budget is used up."""
 
 Change: TypeAlias = Callable[[bytes, int, int], list[bytes | memoryview]]
-"""Gives the message between two offsets of a block's data as a reader gets it, in as many bytes."""
+"""Gives the message between two offsets of a block's data as a reader gets it: nothing where it does not."""
 
 
 class Writer(Protocol):
@@ -353,27 +353,29 @@ class Cursor:
         start = self._offset
         first = place = bisect_left(block.ends, start + 1)
         buffers: list[bytes | memoryview] = []
-        wanted: list[tuple[int, int, list[bytes | memoryview]]] = []
+        wanted: list[tuple[int, int, int, list[bytes | memoryview]]] = []
         while place < len(block.ends) and len(buffers) < MAX_GATHER:
             end = block.ends[place]
             if self._wants(block, place):
                 parts: list[bytes | memoryview] = [memoryview(block.data)[start:end]]
+                size = end - start
                 if self._change is not None:
                     parts = self._change(block.data, start, end)
+                    size = sum(map(len, parts))
                 buffers += parts
-                wanted.append((start, end, parts))
+                wanted.append((start, end, size, parts))
             start = end
             place += 1
         taken = self.writer.try_writev(buffers) if buffers else 0
-        for begin, end, parts in wanted:
-            if taken < end - begin:
+        for begin, end, size, parts in wanted:
+            if taken < size:
                 start = begin
                 if taken:
                     start = end
                     self._rest = _cut(parts, taken)
                     self.writer.hold(self)
                 break
-            taken -= end - begin
+            taken -= size
         self.fall_behind(block, start)
         return place - first
 

@@ -31,9 +31,22 @@ class PlayerOwner(Protocol):
 
 class Player:
     """``key`` is what the publisher's has to be. ``change``: what this player gets in place of the log's messages;
-    ``form``: the rendition that it reads, None for the channel's own log."""
+    ``form``: the rendition that it reads, None for the channel's own log. A ``push`` needs no key, and is no viewer."""
 
-    __slots__ = ("_audience", "_change", "_cursor", "cache", "channel_name", "form", "key", "owner", "paused", "writer")
+    __slots__ = (
+        "_audience",
+        "_change",
+        "_cursor",
+        "cache",
+        "channel_name",
+        "form",
+        "key",
+        "owner",
+        "path",
+        "paused",
+        "push",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -43,13 +56,17 @@ class Player:
         cache: Cache = Cache.GOP,
         change: Change | None = None,
         form: type[Format] | None = None,
+        push: bool = False,
     ) -> None:
         self.owner = owner
         self.writer = writer
         self.key = key
         self.cache = cache
         self.form = form
+        self.push = push
         self.paused = False
+        self.path: tuple[str, ...] = ()
+        """The servers of this kind that wait for what it gets (path.py)."""
         self.channel_name = ""
         """The channel that it is in, or empty."""
         self._change = change
@@ -118,6 +135,12 @@ class Player:
     def delivered_messages(self) -> int:
         """The same in messages."""
         return 0 if self._cursor is None else self._cursor.delivered_messages()
+
+    def waiting(self) -> int:
+        """Bytes of the log that it has not been handed yet."""
+        if self._audience is None or self._cursor is None:
+            return 0
+        return self._audience.log.position - self._cursor.position() + self._cursor.rest_size()
 
     @property
     def skips(self) -> int:
