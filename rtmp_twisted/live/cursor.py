@@ -298,7 +298,10 @@ class Cursor:
             size += self._write_rest()
         if self._due is not None and not writer.blocked and writer.holder is None:
             self.send_headers(*self._due)
-        while self._block is not None and self._block.position < log.head.position:
+        while True:
+            block = self._block
+            if not self._rest and (block is None or block.position >= log.head.position):
+                break  # a writer may have taken a part of the last message, and not be blocked
             if writer.blocked or writer.holder not in (None, self):
                 return WAITING
             if messages >= TURN_MESSAGES or size >= TURN_BYTES:
@@ -306,10 +309,10 @@ class Cursor:
             before = self.position()
             if self._rest:
                 size += self._write_rest()
-            elif self.plain:
-                messages += self._advance_plain(self._block)
-            else:
-                messages += self._advance_changed(self._block)
+            elif block is not None and self.plain:
+                messages += self._advance_plain(block)
+            elif block is not None:
+                messages += self._advance_changed(block)
             size += self.position() - before
         if self._lacking and self._block is log.head:
             self._lacking &= log.program.video_tracks  # another one begins with a keyframe anyway

@@ -221,7 +221,7 @@ class Link(ReconnectingClient[ClientSession]):
         await connecting
         try:
             await self.prepare(session)
-        except BaseException:
+        except Exception:
             await abort_and_wait(session)
             raise
         return session
@@ -265,11 +265,9 @@ class Link(ReconnectingClient[ClientSession]):
         """The address that the other server has named: a ``tcUrl``, perhaps relative, with the stream's name of before.
         Raises Mistake."""
         now = self._where
-        # urljoin knows the rules of http only.
-        base = "http" + now.tc_url.removeprefix(now.scheme)
-        found = urljoin(base, url)
-        if found.startswith("http:"):
-            found = now.scheme + found.removeprefix("http")
+        found = url
+        if "://" not in url:  # relative, by the rules of http: urljoin knows none of rtmp
+            found = now.scheme + urljoin("http" + now.tc_url.removeprefix(now.scheme), url).removeprefix("http")
         elsewhere = Address.parse(found.rstrip("/") + "/name")
         if now.scheme == "rtmps" and elsewhere.scheme != "rtmps":
             raise Mistake("to an address without TLS")
