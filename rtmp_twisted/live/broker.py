@@ -388,6 +388,8 @@ class Broker(Service):
         self._tidy(entry)
         for player in refused:
             player.owner.play_refused(player, reason)
+        if self.observer is not None:
+            self.observer.player_left(name)
 
     def _path(self, publication: Publication) -> str:
         return ",".join([*publication.path, self.server_id]) if self.server_id else ""

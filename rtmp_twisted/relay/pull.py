@@ -52,6 +52,8 @@ class Pull(Link):
         self.key = key
         self.always = always
         self.publication: Publication | None = None
+        self.on_lost: Callable[[], object] = lambda: None
+        """Called when its connection is lost."""
         self._passes_key = passes_key
         self._session: ClientSession | None = None
         self._path: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Pull(Link):
     def ended(self, session: ClientSession) -> None:
         self._session = None
         self._end_publication(lost=True)
+        self.on_lost()
 
     # MediaSink, until a publish begins
 

@@ -7,6 +7,7 @@ precedence over both.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -76,6 +77,7 @@ class Pulls:
                 pull.start()
         for key in list(dict.fromkeys(player.key for player in self._players(channel)))[:MAX_KEYS]:
             self.player_came(channel, key)
+        self.player_left(channel)
 
     def player_came(self, channel: str, key: str) -> None:
         rule = self._rule(channel, key)
@@ -95,14 +97,20 @@ class Pulls:
             _log.warn("channel {channel!r} is not pulled: {mistake}", channel=channel, mistake=mistake)
 
     def player_left(self, channel: str) -> None:
-        """Ends later what nobody waits for by then."""
+        """Ends what nobody waits for any more: later, or at once where there is no connection that could be kept. (Two
+        servers that pull from each other would else be each other's viewers in turn.)"""
+        if channel in self._of and self._running:
+            self._end_unwanted(channel, [pull for pull in self._of[channel] if pull.connection is None])
         if channel in self._of and channel not in self._checks and self._running:
             self._checks[channel] = self._clock.callLater(KEEP_SECONDS, self._check, channel)
 
     def _check(self, channel: str) -> None:
         del self._checks[channel]
+        self._end_unwanted(channel, self._of.get(channel, []))
+
+    def _end_unwanted(self, channel: str, pulls: list[Pull]) -> None:
         players = self._players(channel)
-        for pull in list(self._of.get(channel, ())):
+        for pull in list(pulls):
             key = pull.key
             if not pull.always and not any(key is None or same_key(player.key, key) for player in players):
                 self._end(pull)
@@ -128,6 +136,7 @@ class Pulls:
         address = rule.address(channel, key)
         taken = key if rule.passes_key else rule.key
         pull = Pull(self._options, f"pull-{next(self._numbers)}", channel, address, taken, rule.passes_key, rule.always)
+        pull.on_lost = partial(self._clock.callLater, 0, self.player_left, channel)
         self._of.setdefault(channel, []).append(pull)
         self._begun += not rule.always
         return pull

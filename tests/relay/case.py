@@ -146,7 +146,7 @@ class Node:
 
     def player(self, channel: str = "tv", key: str = "key") -> Client:
         player = self.world.connect("192.0.2.2").open(channel)
-        player.play(key)
+        player.send(messages.command("play", 5, None, key, stream_id=1))
         self.clients.append(player)
         self.network.settle()
         return player
@@ -179,7 +179,7 @@ class Stub:
 
 
 class StubConnection:
-    """The server's side of a connection. It shakes hands and says nothing else by itself."""
+    """The server's side of a connection. It shakes hands, answers pings, and says nothing else by itself."""
 
     def __init__(self, stub: Stub) -> None:
         self._network = stub.network
@@ -196,8 +196,13 @@ class StubConnection:
         if not self._handshake.done:
             self.transport.write(self._handshake.receive(data))
             data = self._handshake.rest
-        if self._handshake.done:
-            self.received += filter(None, self._decoder.feed(data))
+        if not self._handshake.done:
+            return
+        for message in filter(None, self._decoder.feed(data)):
+            self.received.append(message)
+            if message.type_id == messages.USER_CONTROL and message.body[:2] == b"\0\6":
+                pong = message._replace(body=b"\0\7" + message.body[2:])
+                self.transport.write(chunks.encode(pong, 2, 128))
 
     def connectionLost(self, reason: Failure) -> None:
         self.lost = True
