@@ -40,7 +40,7 @@ class Address:
     scheme: str
     host: str
     port: int
-    app: str
+    app: str = field(repr=False)
     name: str = field(repr=False)
     insecure: bool = False
 
@@ -51,7 +51,10 @@ class Address:
             raise Mistake(f"an address has more than {MAX_LENGTH} characters")
         if not re.fullmatch(r"[!-~]+", text):
             raise Mistake("an address has blanks, or characters that are not ASCII")
-        parts = urlsplit(text, allow_fragments=False)
+        try:
+            parts = urlsplit(text, allow_fragments=False)
+        except ValueError:
+            raise Mistake("the host of an address cannot be read") from None
         if parts.scheme not in PORTS:
             raise Mistake(f"an address begins with {parts.scheme[:20]!r}, not with rtmp:// or rtmps://")
         if "@" in parts.netloc:
@@ -86,7 +89,7 @@ class Address:
 
     def __str__(self) -> str:
         """As it may be shown to anybody who may read the log."""
-        return mask(self.tc_url + "/" + self.name)
+        return mask(f"{self.tc_url}/{self.name}" if self.name else self.tc_url)
 
 
 def mask(text: str) -> str:
@@ -162,7 +165,7 @@ def _rule(word: str, make: Callable[[str, str], Rule]) -> Rule:
 def _push_rule(channel: str, url: str) -> Rule:
     if "{key}" in url:
         raise Mistake("{key} is for PULL only")
-    if ALWAYS in urlsplit(url).query.split("&"):
+    if ALWAYS in _query(url):
         raise Mistake("'always' is for PULL only")
     return Rule(channel, "", url)
 
@@ -171,12 +174,16 @@ def _pull_rule(name: str, url: str) -> Rule:
     channel, separator, key = name.rpartition("/")
     if not separator or not key:
         raise Mistake("a rule of PULL begins with CHANNEL/KEY, the key that players have to give, or * for any")
-    rule = Rule(channel, None if key == "*" else key, url, ALWAYS in urlsplit(url).query.split("&"))
+    rule = Rule(channel, None if key == "*" else key, url, ALWAYS in _query(url))
     if rule.passes_key and rule.key is not None:
         raise Mistake("{key} in an address needs the key *: it is the one that a player gives")
     if rule.always and ("*" in channel or rule.passes_key):
         raise Mistake("'always' needs one channel, and an address without {key}")
     return rule
+
+
+def _query(url: str) -> list[str]:
+    return url.partition("?")[2].split("&")
 
 
 def _fill(url: str, channel: str, key: str) -> str:

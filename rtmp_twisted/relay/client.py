@@ -288,8 +288,8 @@ class ClientSession:
         """The other server's words without what may be the key, on one line."""
         if not isinstance(text, str):
             return ""
-        name = self.address.name
-        for secret in filter(None, (name, name.partition("?")[0], self.address.app if "/" in self.address.app else "")):
+        name, app = self.address.name, self.address.app
+        for secret in filter(None, (name, name.partition("?")[0], "" if name else app)):
             text = text.replace(secret, "***")
         return "".join(character if character.isprintable() else " " for character in text)[:SHOWN].strip()
 

@@ -267,7 +267,10 @@ class Link(ReconnectingClient[ClientSession]):
         now = self._where
         found = url
         if "://" not in url:  # relative, by the rules of http: urljoin knows none of rtmp
-            found = now.scheme + urljoin("http" + now.tc_url.removeprefix(now.scheme), url).removeprefix("http")
+            try:
+                found = now.scheme + urljoin("http" + now.tc_url.removeprefix(now.scheme), url).removeprefix("http")
+            except ValueError:
+                raise Mistake("to an address that cannot be read") from None
         elsewhere = Address.parse(found.rstrip("/") + "/name")
         if now.scheme == "rtmps" and elsewhere.scheme != "rtmps":
             raise Mistake("to an address without TLS")

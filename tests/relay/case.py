@@ -1,4 +1,5 @@
-"""What the tests of relay/ share: servers in memory that call each other, and one that does what a test says. One clock."""
+"""What the tests of relay/ share: servers in memory that call each other, and one that does what a test says. One
+clock."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from twisted.logger import LogLevel
@@ -37,7 +38,7 @@ class FaultCase(RelayCase):
         self.assertEqual(len(warnings), 1, self.log.lines(LogLevel.warn))
         self.assertIn("rtmp://stub/app/*** (push of channel 'tv')", warnings[0])
         self.assertNotIn("se-cret", self.log.everything())
-        self.assertEqual([line for line in self.log.lines(LogLevel.critical)], [])
+        self.assertEqual(self.log.lines(LogLevel.critical), [])
         return bad.last_error
 
     @property
@@ -179,7 +180,7 @@ class FaultTests(FaultCase):
         del self.network.hosts["stub"]
         self.pass_time(400)
         times = [time for time, host in self.network.calls if host == "stub"]
-        waits = [later - sooner for sooner, later in zip(times[1:], times[2:], strict=False)]
+        waits = [later - sooner for sooner, later in pairwise(times[1:])]
         self.assertTrue(15 <= len(times) <= 40, times)
         self.assertTrue(all(MAX_DELAY / 2 <= wait <= MAX_DELAY for wait in waits[-5:]), waits)
         self.assertEqual(self.problem(), "Connection was refused by other side")
@@ -215,7 +216,13 @@ class ElsewhereTests(FaultCase):
         self.assertEqual(self.state, "live")
 
     def test_what_is_not_followed(self) -> None:
-        for url, why in (("http://other/x", "'http'"), ("rtmp://", "no host"), ("", "Rejected")):
+        for url, why in (
+            ("http://other/x", "'http'"),
+            ("rtmp://", "no host"),
+            ("", "Rejected"),
+            ("rtmp://[::1", "read"),
+            ("//[", "read"),
+        ):
             self.setUp()
             self.redirect(url)
             self.assertIn(why, self.problem())
