@@ -68,15 +68,20 @@ class Address:
         if not parts.hostname:
             raise Mistake("an address has no host")
         app, _, name = parts.path.strip("/").rpartition("/")
-        if not app:
+        query = parts.query
+        if not app and "/" in query:  # APP?backup=1/KEY, which YouTube has
+            fields, _, rest = query.rpartition("/")
+            app = f"{name}?{fields}"
+            name, _, query = rest.partition("?")
+        elif not app:
             app, name = name, ""  # a path of one segment, as MediaMTX has it
         if not app:
             raise Mistake("an address has no path: rtmp://HOST/APP/KEY")
-        fields = parts.query.split("&")
-        insecure = INSECURE in fields
+        words = query.split("&")
+        insecure = INSECURE in words
         if insecure and parts.scheme != "rtmps":
             raise Mistake("'insecure' is for rtmps:// only")
-        query = "&".join(field for field in fields if field not in (INSECURE, ALWAYS))
+        query = "&".join(word for word in words if word not in (INSECURE, ALWAYS))
         name += f"?{query}" if query else ""
         return cls(parts.scheme, parts.hostname, port or PORTS[parts.scheme], app, name, insecure)
 

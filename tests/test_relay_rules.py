@@ -17,6 +17,7 @@ GOOD = [
     ("rtmp://h:1935/app/inst/KEY", "rtmp", "h", 1935, "app/inst", "KEY", "rtmp://h/app/inst"),
     ("rtmp://[2001:db8::1]:1936/app/KEY", "rtmp", "2001:db8::1", 1936, "app", "KEY", "rtmp://[2001:db8::1]:1936/app"),
     ("rtmp://h/stream", "rtmp", "h", 1935, "stream", "", "rtmp://h/stream"),
+    ("rtmps://h/app?backup=1/KEY?insecure", "rtmps", "h", 443, "app?backup=1", "KEY", "rtmps://h/app?backup=1"),
     ("rtmps://h/app/KEY?insecure&x=y", "rtmps", "h", 443, "app", "KEY?x=y", "rtmps://h/app"),
 ]  # fmt: skip
 
@@ -79,6 +80,7 @@ class AddressTests(SynchronousTestCase):
             (f"rtmp://h/live/{KEY}", "rtmp://h/live/***"),
             (f"rtmps://h:1/live/more/{KEY}?token={KEY}", "rtmps://h:1/live/***"),
             (f"rtmp://h/{KEY}", "rtmp://h/***"),
+            (f"rtmp://h/live2?backup=1/{KEY}", "rtmp://h/***"),
         ):
             self.assertEqual(str(Address.parse(text)), shown)
             self.assertNotIn(KEY, repr(Address.parse(text)))
