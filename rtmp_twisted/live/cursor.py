@@ -78,7 +78,8 @@ class Writer(Protocol):
 
 
 class Cursor:
-    """A reader of ``log``. ``change``, if there is one, makes of each message what this reader gets."""
+    """A reader of ``log``. ``change``, if there is one, makes of each message what this reader gets. ``push``: it is no
+    viewer; such a reader has a ``change``."""
 
     __slots__ = (
         "_audio",
@@ -102,13 +103,15 @@ class Cursor:
         "_stretch",
         "_video",
         "_video_held",
+        "push",
         "skipped_bytes",
         "skips",
         "writer",
     )  # fmt: skip
 
-    def __init__(self, log: MediaLog, writer: Writer, change: Change | None = None) -> None:
+    def __init__(self, log: MediaLog, writer: Writer, change: Change | None = None, push: bool = False) -> None:
         self.writer = writer
+        self.push = push
         self.skips = 0
         """How often it was too slow and lost a part of the stream."""
         self.skipped_bytes = 0

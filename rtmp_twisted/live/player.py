@@ -79,7 +79,7 @@ class Player:
         """The player is in a channel from now on, and gets nothing yet."""
         self.channel_name = channel_name
         self._audience = audience
-        self._cursor = Cursor(audience.log, self.writer, self._change)
+        self._cursor = Cursor(audience.log, self.writer, self._change, self.push)
 
     def leave(self) -> None:
         """The player is in no channel any more."""
