@@ -147,7 +147,7 @@ class ClientSession:
     # KeptConnection
 
     def close(self, reason: str = "no longer wanted") -> None:
-        """Says goodbye, and closes when all has been delivered."""
+        """Says goodbye, and closes when all has been delivered. ``reason`` counts where nothing has happened before."""
         self._reason = self._reason or reason
         if self._stream_id and self.connection.state is not ConnectionState.CLOSING:
             if not self._wants_media:
@@ -257,6 +257,7 @@ class ClientSession:
         if not isinstance(code, str):
             return
         if code == RECONNECT_REQUEST:
+            self._reason = "it asked to reconnect"  # whatever it says until then
             url = info.get("tcUrl")
             self._owner.reconnect(url if isinstance(url, str) else "")
         elif info.get("level") == "error" or code in _ENDS:

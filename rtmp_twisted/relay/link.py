@@ -180,6 +180,11 @@ class Link(ReconnectingClient[ClientSession]):
         Deferred.fromCoroutine(self._note_end(session))
         return session
 
+    @property
+    def asked_to_reconnect(self) -> bool:
+        """Whether the other server has asked for another connection, which is not there yet."""
+        return self._at_once
+
     def delay(self, attempts: int) -> float:
         return SOON * self.random.uniform(0.5, 1) if self._at_once else super().delay(attempts)
 
@@ -212,7 +217,7 @@ class Link(ReconnectingClient[ClientSession]):
     def leave(self, session: ClientSession) -> None:
         """Ends a connection, so that the next one is made. Does nothing if it has ended."""
         if self.connection is session:
-            session.close("it asked to reconnect")
+            session.close()
 
     # Inside
 

@@ -99,7 +99,8 @@ class Pull(Link):
         if session is None:
             return
         if code in _ENDS:
-            self._end_publication(lost=False)
+            # A server that has asked to reconnect ends as well what goes on elsewhere.
+            self._end_publication(lost=self.asked_to_reconnect)
             if session.connection.sink is not None:
                 session.connection.sink = self
         elif code == "NetStream.Play.PublishNotify":

@@ -265,6 +265,22 @@ class DemandTests(RelayCase):
         self.assertEqual(len(stub.connections), 2)
         self.assertNotIn("NetStream.Play.UnpublishNotify", seen(player))
 
+    def test_a_server_that_asks_and_stops(self) -> None:
+        """What it ends until the next connection is there goes on for the players."""
+        stub = self.stub()
+        node = self.node("here", pull="tv/key=rtmp://stub/app/there")
+        player = node.player()
+        self.play(stub.connection)
+        stub.connection.send(
+            messages.command("onStatus", 0, None, {"code": "NetConnection.Connect.ReconnectRequest", "level": "status"})
+        )
+        stub.connection.status("NetStream.Play.UnpublishNotify")
+        stub.connection.close()
+        self.pass_time(1)
+        self.play(stub.connection)
+        self.assertNotIn("NetStream.Play.UnpublishNotify", seen(player))
+        self.assertEqual((node.status().reconnects, node.status().last_error), (1, "it asked to reconnect"))
+
 
 class AlwaysTests(RelayCase):
     def test_always(self) -> None:

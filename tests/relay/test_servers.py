@@ -8,12 +8,16 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import treq
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 
 from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.interop import programs
 from tests.interop.exchange import ENOUGH, ExchangeCase
+from tests.interop.test_ffmpeg import AAC, H264
+from tests.interop.test_ffmpeg import AUDIO as TONE
+from tests.interop.test_ffmpeg import VIDEO as PICTURE
 from tests.support import clips
 from tests.support.clips import CURRENT_FFMPEG, QUIET
 from tests.support.fakes import reactor, until, within
@@ -87,6 +91,34 @@ class PushTests(ServerCase):
         self.assertEqual(places.count(0), 2)
         self.assertGreater(len(places), ENOUGH // 2)
         await player.kill()
+
+
+class RestartTests(ServerCase):
+    async def test_one_reconnect(self) -> None:
+        """An encoder's channel is pushed to a server in the middle, and pulled from it by a third, for a viewer. The
+        one in the middle is stopped and started anew: that is one reconnect for each, and the viewer stays."""
+        middle = await self.server(shutdown_grace_seconds="5")
+        addresses = [free_port(), free_port()]
+        first = await self.server(push=f"*={middle.url('copy')}", http_port=str(addresses[0]))
+        rule = f"*/*=rtmp://127.0.0.1:{middle.port}/copy/{{key}}"
+        last = await self.server(pull=rule, publish_return_seconds="60", http_port=str(addresses[1]))
+        encode = (*PICTURE, *TONE, *H264, *AAC, "-f", "flv", first.url())
+        encoder = Program(self, "ffmpeg", *QUIET, "-re", *encode)
+        viewer = await self.viewer(last, programs.RTMP2SRC)
+        leg = await viewer.until_received(ENOUGH)
+        middle.signal(signal.SIGTERM)
+        self.assertEqual(await within(middle.ended), 0, str(middle))
+        await self.server(rtmp_port=str(middle.port))
+        passed = leg.to_program.frames
+        await until(lambda: leg.to_program.frames > passed + ENOUGH, "more frames")
+        for port in addresses:
+            answer = await treq.get(f"http://127.0.0.1:{port}/api/v1/relays", persistent=False)
+            [relay] = (await treq.json_content(answer))["relays"]
+            self.assertEqual((relay["state"], relay["reconnects"]), ("live", 1), relay)
+        self.assertNotIn(UNPUBLISHED, leg.to_program.codes)
+        self.assert_times(leg.to_program.media)
+        await encoder.kill()
+        await self.interrupt(viewer)
 
 
 class PullTests(ServerCase):
