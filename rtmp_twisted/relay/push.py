@@ -17,6 +17,7 @@ from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.media import tags
 from rtmp_twisted.relay.client import ClientSession
 from rtmp_twisted.relay.link import Link
+from rtmp_twisted.rtmp.formatting import amount
 from rtmp_twisted.wire import amf0
 from rtmp_twisted.wire.chunks import append_chunks, body_of, retime, time_of
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO
@@ -82,6 +83,7 @@ class Push(Link):
     kind = "push"
     _form: PublishedForm | None = None
     _draining_since: float | None = None
+    _logged_skips = 0  # of this connection
 
     def start(self) -> None:
         if self._draining_since is not None:
@@ -118,6 +120,7 @@ class Push(Link):
         path = tuple(filter(None, broker.path(self.channel).split(",")))
         stream_id = await session.open(path, options.chunk_size, ("releaseStream", "FCPublish"))
         await session.start("publish", "live")
+        self._logged_skips = 0
         # Not at once: this may be in the middle of what the reader is handed.
         leave = partial(self.clock.callLater, 0, self.leave, session)
         self._form = PublishedForm(stream_id, options.chunk_size, leave)
@@ -133,6 +136,15 @@ class Push(Link):
     # ClientOwner
 
     def checked(self, session: ClientSession) -> None:
+        player = session.player
+        if player is not None and player.skips != self._logged_skips:
+            log = session.connection.log.debug if self._logged_skips else session.connection.log.info
+            self._logged_skips = player.skips
+            log(
+                "{title} is too slow: {amount} left out so far",
+                title=self.title,
+                amount=amount(player.skipped_bytes),
+            )
         since = self._draining_since
         if since is not None and (_has_all(session) or self.clock.seconds() - since >= DRAIN_SECONDS):
             self.stop()

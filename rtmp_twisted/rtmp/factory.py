@@ -171,15 +171,17 @@ class RTMPFactory(Factory):
 
 
 class _Outgoing:
-    """Keeps the connections that go out together with the others, but for the limits of those that come in."""
+    """Keeps the connections that go out together with the others. They count in the total, and for no address."""
 
     def __init__(self, factory: RTMPFactory) -> None:
         self._factory = factory
 
     def connection_made(self, connection: Connection) -> None:
         self._factory.connections[connection] = None
+        self._factory.limits.enter("")
 
     def connection_lost(self, connection: Connection) -> None:
+        self._factory.limits.leave("")
         self._factory.forget(connection)
 
 

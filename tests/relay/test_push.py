@@ -156,6 +156,9 @@ class PushTests(RelayCase):
             self.begin(publisher, avc(number * 1000, True, bytes(3_000_000)))
         near.producer.resumeProducing()
         self.settle()
+        self.pass_time(2)
+        lines = [line for line in self.log.lines() if "too slow" in line]
+        self.assertEqual(lines, ["rtmp://slow/app/*** (push of channel 'tv') is too slow: 6.0 MB left out so far"])
         keyframes = [[m.timestamp for m in one.connection.media() if len(m.body) > 1000] for one in (slow, fast)]
         self.assertEqual(keyframes[1], [0, 1000, 2000, 3000, 4000])
         self.assertEqual(keyframes[0], [0, 1000, 2000])
