@@ -226,6 +226,7 @@ class ClientSession:
         for deferred in waiting:
             if not deferred.called:
                 deferred.errback(PeerError(self._reason))
+                deferred.addErrback(lambda _: None)  # perhaps nobody waits for it
 
     def gone(self) -> None:
         """The transport is gone."""

@@ -14,7 +14,8 @@ from urllib.parse import urljoin
 
 from attrs import evolve, frozen
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -173,8 +174,10 @@ class Link(ReconnectingClient[ClientSession]):
         except Refused as refused:
             self._follow(refused)
             raise
-        except Exception:
+        except Exception as error:
             self._where, self._redirects = self.address, 0
+            if not isinstance(error, _EXPECTED):
+                _log.failure("{title}: a bug, which ends this attempt", title=self.title)
             raise
         self._redirects = 0
         Deferred.fromCoroutine(self._note_end(session))
@@ -186,7 +189,9 @@ class Link(ReconnectingClient[ClientSession]):
         return self._at_once
 
     def delay(self, attempts: int) -> float:
-        return SOON * self.random.uniform(0.5, 1) if self._at_once else super().delay(attempts)
+        # A server that asks for it again and again is called no more often than one that refuses.
+        soon = self._at_once and attempts <= MAX_REDIRECTS
+        return SOON * self.random.uniform(0.5, 1) if soon else super().delay(attempts)
 
     # ClientOwner
 
@@ -289,6 +294,10 @@ class Link(ReconnectingClient[ClientSession]):
         else:
             self.on_idle()
         stopping.callback(None)
+
+
+_EXPECTED: Final = (PeerError, OSError, ConnectError, ConnectionClosed, CancelledError, ConnectingCancelledError)
+"""What an attempt may fail with."""
 
 
 class _One(Factory):

@@ -293,6 +293,28 @@ class ElsewhereTests(FaultCase):
         self.pass_time(2)
         self.assertEqual(len(self.bad.connections), 2)
 
+    def test_reconnect_without_an_end(self) -> None:
+        """A server that asks for it whenever it is called is not called more often than one that refuses."""
+        for _ in range(40):
+            there = self.bad.connection
+            if there.names() == ["connect"]:
+                there.accept()
+                self.reconnect()
+                there.close()
+            self.pass_time(1)
+        self.assertTrue(4 <= len(self.bad.connections) <= 10, self.network.calls)
+
+    def test_a_bug(self) -> None:
+        """It ends the attempt, with a traceback in the log; the next one is made."""
+        [push, _] = [push for pushes in self.here.relays._pushes._of.values() for push in pushes.values()]
+        self.patch(push, "prepare", lambda session: 1 / 0)
+        self.bad.connection.close()
+        self.pass_time(1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.state, "trying again")
+        self.assertTrue(self.bad.connection.lost)
+        self.assertEqual(len(self.bad.connections), 2)
+
     def test_reconnect_to_nowhere(self) -> None:
         self.bad.connection.accept()
         self.reconnect("mailto:somebody")
