@@ -27,7 +27,11 @@ These objects need no garbage collector: they are freed when the last reference 
 MMAP_THRESHOLD = 128 * 1024
 """Bytes: blocks of memory from this size on are given back to the system when they are freed."""
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
+TRIM_THRESHOLD = 2 * 1024 * 1024
+"""Bytes that may be free at the end of the heap before they are given back to the system. With less, each frame would
+take and give back the same pages."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -122,4 +126,6 @@ def return_freed_memory() -> None:
     some large messages the server would keep much of its largest size for ever. Does nothing where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        library.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)  # else it stays at 128 KiB from the line above on

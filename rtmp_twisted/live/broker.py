@@ -163,8 +163,9 @@ class Broker(Service):
                 self._went_off_air(entry)
         entry.asking.pop(publication, None)
         self._tidy(entry)
-        for player in dismissed:
-            player.owner.play_ended(player, "the publish has ended")
+        self.scheduler.turns.for_each(
+            dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
+        )
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -301,8 +302,9 @@ class Broker(Service):
         strangers = entry.channel.begin(None if publication.any_key else publication.key, self._path(publication))
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
-        for player in strangers:
-            player.owner.play_refused(player, "the publisher that came has another key")
+        self.scheduler.turns.for_each(
+            strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
+        )
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
         if self.observer is not None:
@@ -386,8 +388,7 @@ class Broker(Service):
         for player in refused:
             entry.channel.leave(player)
         self._tidy(entry)
-        for player in refused:
-            player.owner.play_refused(player, reason)
+        self.scheduler.turns.for_each(refused, lambda player: player.owner.play_refused(player, reason))
         if self.observer is not None:
             self.observer.player_left(name)
 

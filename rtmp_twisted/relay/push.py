@@ -159,7 +159,8 @@ class Push(Link):
         """Never called: a push needs no key."""
 
     def play_ended(self, player: Player, reason: str) -> None:
-        self.stop()
+        if self.connection is not None and self.connection.player is player:
+            self.stop()
 
 
 def _has_all(session: ClientSession) -> bool:

@@ -131,6 +131,7 @@ class RTMPFactory(Factory):
                 connection.check(now)
             except Exception as error:
                 connection.fail(error)
+            connection.let_publishers_be_read()
 
     def request_reconnects(self) -> Deferred[None]:
         """Asks the clients that understand it to connect again; fires when they have left."""

@@ -121,10 +121,10 @@ class Endpoint:
 class Node:
     """A server with pushes and pulls, called ``name`` by others."""
 
-    def __init__(self, network: Network, name: str, push: str = "", pull: str = "") -> None:
+    def __init__(self, network: Network, name: str, push: str = "", pull: str = "", end_players: bool = False) -> None:
         self.network = network
         self.clients: list[Client] = []
-        self.world = World(clock=network.clock)
+        self.world = World(clock=network.clock, end_players=end_players)
         self.world.broker.server_id = f"id-of-{name}"
         options = RelayOptions(
             None,
@@ -248,8 +248,8 @@ class RelayCase(SynchronousTestCase):
         self.network = Network()
         self.nodes: list[Node] = []
 
-    def node(self, name: str, push: str = "", pull: str = "") -> Node:
-        self.nodes.append(Node(self.network, name, push, pull))
+    def node(self, name: str, push: str = "", pull: str = "", end_players: bool = False) -> Node:
+        self.nodes.append(Node(self.network, name, push, pull, end_players))
         return self.nodes[-1]
 
     def stub(self, name: str = "stub") -> Stub:

@@ -95,6 +95,22 @@ class PushTests(RelayCase):
         self.assertTrue(stub.connection.lost)
         self.assertEqual(node.world.broker.channels(), [])
 
+    def test_with_a_coordinator(self) -> None:
+        """Each publish is another stream: the push ends with it, also where the encoder was lost."""
+        stub = self.stub()
+        node = self.node("here", push="tv=rtmp://stub/app/key", end_players=True)
+        publisher = node.publisher()
+        stub.connection.accept()
+        self.begin(publisher, avc(0, True))
+        publisher.leave()
+        self.settle()
+        self.assertEqual(stub.connection.names()[-1], "deleteStream")
+        self.assertTrue(stub.connection.lost)
+        self.assertEqual(node.world.broker.channels(), [])
+        self.begin(node.publisher(), avc(0, True))
+        stub.connection.accept()
+        self.assertEqual((len(stub.connections), len(stub.connection.media())), (2, 2))
+
     def test_which_channels(self) -> None:
         stub = self.stub()
         node = self.node("here", push="t*=rtmp://stub/app/{channel} tv=rtmp://stub/second/x")
