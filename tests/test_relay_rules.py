@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted import summary
 from rtmp_twisted.relay_rules import MAX_LENGTH, Address, mask, mask_rules, parse_pull, parse_push
+from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import Mistake
 
 KEY = "s3cret-key"
@@ -121,4 +123,6 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(" ".join(map(str, rules)), shown)
         self.assertEqual(mask_rules(shown), shown)
         self.assertNotIn(KEY, repr(rules))
+        settings = Settings.load({"PULL": f"tv/{KEY}=rtmp://h/live/{KEY}", "PUSH": f"tv=rtmp://h/live/{KEY}"})
+        self.assertNotIn(KEY, "\n".join(summary.lines(settings)) + repr(settings))
         self.assertNotIn(KEY, mask_rules(f"tv:{KEY} {KEY}"))

@@ -29,6 +29,7 @@ from rtmp_twisted.relay.client import ClientProtocol, ClientSession, Refused
 from rtmp_twisted.relay.tls import ServerCheck
 from rtmp_twisted.relay_rules import Address
 from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.tls import SecuredFactory
 from rtmp_twisted.settings_types import Mistake
 from rtmp_twisted.wire import amf0
@@ -252,11 +253,23 @@ class Link(ReconnectingClient[ClientSession]):
 
     async def _note_end(self, session: ClientSession) -> None:
         """Keeps what a connection has counted, when it is lost."""
+        began = self.clock.seconds()
         await session.lost.wait()
         if self._patience is not None and self._patience.active():
             self._patience.cancel()
-        self._past += self.traffic(session)
+        traffic = self.traffic(session)
+        self._past += traffic
         self.live_since = None
+        size = traffic.delivered_bytes + traffic.received_bytes
+        lost = f", {amount(traffic.skipped_bytes)} left out in {traffic.skips} places" if traffic.skips else ""
+        _log.info(
+            "{title} has ended after {duration}, {amount}{lost}: {reason}",
+            title=self.title,
+            duration=duration(self.clock.seconds() - began),
+            amount=amount(size),
+            lost=lost,
+            reason=session.lost.reason,
+        )
 
     def _follow(self, refused: Refused) -> None:
         """Goes where a refusal says, if it says that."""

@@ -8,7 +8,7 @@ precedence over both.
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -75,8 +75,7 @@ class Pulls:
         for pull in self._of.get(channel, ()):
             if pull.always:
                 pull.start()
-        for key in list(dict.fromkeys(player.key for player in self._players(channel)))[:MAX_KEYS]:
-            self.player_came(channel, key)
+        self._look_for_players(channel)
         self.player_left(channel)
 
     def player_came(self, channel: str, key: str) -> None:
@@ -126,10 +125,13 @@ class Pulls:
             self._begun -= 1
             if not pulls:
                 del self._of[pull.channel]
-            # Somebody may have come while it was ending.
-            for player in self._players(pull.channel):
-                self.player_came(pull.channel, player.key)
-                break
+            self._look_for_players(pull.channel)  # somebody may have come while it was ending
+
+    def _look_for_players(self, channel: str) -> None:
+        """Begins what the players that are there wait for."""
+        keys = dict.fromkeys(player.key for player in self._players(channel))
+        for key in islice(keys, MAX_KEYS):
+            self.player_came(channel, key)
 
     def _make(self, rule: Rule, channel: str, key: str) -> Pull:
         """Raises Mistake where the channel's address is too long."""

@@ -25,6 +25,9 @@ from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO
 DRAIN_SECONDS: Final = 5
 """How long a push may take, when its channel has gone off air, to hand over what it has not yet."""
 
+BEGUN_MILLISECONDS: Final = 60_000
+"""From here on a time is never one before the beginning: times wrap, after 49.7 days."""
+
 _METADATA: Final = amf0.encode("onMetaData")
 _SET_DATA_FRAME: Final = amf0.encode("@setDataFrame")
 _MEDIA: Final = frozenset((AUDIO, VIDEO, DATA_AMF0))
@@ -38,7 +41,7 @@ class PublishedForm:
     is set; from there on nothing is given.
     """
 
-    __slots__ = ("_chunk_size", "_leave", "_left", "_stream_id", "_zero", "leave_at_keyframe")
+    __slots__ = ("_begun", "_chunk_size", "_leave", "_left", "_stream_id", "_zero", "leave_at_keyframe")
 
     def __init__(self, stream_id: int, chunk_size: int, leave: Callable[[], object]) -> None:
         self._stream_id = stream_id
@@ -46,6 +49,7 @@ class PublishedForm:
         self._leave = leave
         self._left = False
         self._zero: int | None = None  # the log's time that is 0 there
+        self._begun = False  # no time can be one before the beginning any more
         self.leave_at_keyframe = False
 
     def __call__(self, data: bytes, start: int, end: int) -> list[bytes | memoryview]:
@@ -62,8 +66,10 @@ class PublishedForm:
         if self._zero is None:
             self._zero = time
         time = time - self._zero & 0xFFFFFFFF
-        if time >= _HALF:  # sound that belongs to the first picture, and is a little earlier
-            time = 0
+        if not self._begun:
+            if time >= _HALF:
+                time = 0  # sound that belongs to the first picture, and is a little earlier
+            self._begun = time >= BEGUN_MILLISECONDS
         return retime(data, start, end, self._stream_id, time, self._chunk_size)
 
     def _metadata(self, data: bytes, start: int, end: int) -> list[bytes | memoryview]:

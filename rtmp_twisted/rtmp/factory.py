@@ -71,7 +71,7 @@ class RTMPFactory(Factory):
         self._connection_options = ConnectionOptions(
             options.clock, self, scheduler.turns, scheduler.flush_pending, poller, self._reserve, debug, trace
         )
-        self._outgoing_options = evolve(self._connection_options, registry=_Outgoing(self))
+        self._outgoing_options = evolve(self._connection_options, registry=_Outgoing(self), quiet=True)
         self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
         self._leaving: Deferred[None] | None = None

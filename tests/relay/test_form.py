@@ -53,6 +53,12 @@ class FormTests(SynchronousTestCase):
         self.assertEqual([message.body for message in received], [message.body for message in log])
         self.assertEqual({message.stream_id for message in received}, {7})
 
+    def test_time_wraps(self) -> None:
+        """After 24.8 days it is in the upper half of its range, and after 49.7 days it begins at 0 again."""
+        times = [5000, 5000 + 70_000, *(5000 + day * 86_400_000 for day in (20, 25, 49, 50))]
+        received = self.through([aac(time % 2**32) for time in times])
+        self.assertEqual([message.timestamp for message in received], [(time - 5000) % 2**32 for time in times])
+
     def test_what_players_are_told_is_left_out(self) -> None:
         told = [
             messages.user_control(messages.STREAM_BEGIN, 1),

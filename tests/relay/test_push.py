@@ -49,6 +49,9 @@ class PushTests(RelayCase):
         self.assertTrue(there.lost)
         self.assertEqual(node.status().state, "off")
         self.assertNotIn("se-cret", self.log.everything())
+        lines = [line for line in self.log.lines() if "rtmp://stub/app/*** (push of channel 'tv')" in line]
+        self.assertEqual([line.partition("rtmp:")[0] for line in lines], ["connected to ", ""])
+        self.assertRegex(lines[1], r"has ended after 0\.0 s, \d+ B: no longer wanted$")
 
     def test_another_of_these_servers(self) -> None:
         """Every message arrives, through the whole of both."""
