@@ -247,11 +247,11 @@ def fuzz_relay(data: bytes) -> None:
     """A server that is pushed to, or pulled from, answers as it should up to some stage, and with any bytes from there
     on. No bug is logged, a push beside it receives everything, and nothing is left in the end."""
     mode, stage, size = (data + bytes(3))[:3]
-    rules = {"pull": "other/*=rtmp://bad/app/{key}"} if mode % 2 else {"push": "tv=rtmp://bad/app/key"}
+    push, pull = ("", "other/*=rtmp://bad/app/{key}") if mode % 2 else ("tv=rtmp://bad/app/key", "")
     with no_bugs():
         network = Network()
         bad, good = Stub(network, "bad"), Stub(network, "good")
-        node = Node(network, "here", **rules)
+        node = Node(network, "here", push, pull)
         node.relays.add_push("tv", "rtmp://good/app/key")
         publisher = node.publisher("tv")
         if mode % 2:
