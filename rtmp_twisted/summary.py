@@ -45,7 +45,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
     where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
     yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")
-    limit = f"{one.max_ip_concurrent_connections} from one address"
+    limit = f"{one.max_ip_concurrent_connections} from one address (MAX_IP_CONCURRENT_CONNECTIONS)"
     if one.concurrent_limit_whitelist:
         limit += f", except for {one.concurrent_limit_whitelist}"
     everyone = one.concurrent_limit_whitelist.everyone

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 from attrs import fields
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted.misspelt import WELL_KNOWN
@@ -16,6 +16,7 @@ from rtmp_twisted.settings import Settings
 from tests.support.clips import clip
 from tests.support.fakes import within
 from tests.support.programs import ROOT, Program, Server, free_port
+from tests.support.redis_server import RedisServer
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -105,19 +106,62 @@ class CommandTests(TestCase):
         await encoder.kill()
 
     def run_command(self, command: str) -> Program:
-        words = shlex.split(command)
-        if words[0] == "twistd":
-            directory = self.mktemp()
-            os.mkdir(directory)
-            run = "from twisted.scripts.twistd import run; run()"
-            words[0:1] = [sys.executable, "-c", run, f"--rundir={directory}"]
-        return Program(self, *words)
+        return Program(self, "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec {command}")
 
 
 def replaced(text: str, words: dict[str, str]) -> str:
     for old, new in words.items():
         text = text.replace(old, new)
     return text
+
+
+class ExampleTests(TestCase):
+    """The pages' three commands: an example application (or the server), the server (or ffmpeg), the last step."""
+
+    timeout = 180
+
+    def start(self, command: str, port: int, **environment: str) -> Program:
+        """Starts a command as in a terminal in the checkout, except for the ports."""
+        command = command.replace("127.0.0.1/", f"127.0.0.1:{port}/").replace(" -re ", " -nostdin -re ")
+        return Program(self, "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec env {command}", **environment)
+
+    async def application(self, page: str, documented: int) -> None:
+        """An application of ours decides: it is asked, and lets ffmpeg publish."""
+        port, application_port = free_port(), free_port()
+        replaced = [one.replace(str(documented), str(application_port)) for one in commands(page)]
+        application, server, encoder = replaced
+        asked = self.start(application, port)
+        await asked.until("listening on port")
+        serving = self.start(server, port, RTMP_PORT=str(port))
+        await serving.until(" info RTMP on ")
+        if "CONTROL_USE" in server:
+            await serving.until("connected to the coordinator")
+        publishing = self.start(encoder, port)
+        await asked.until("start of tv from 127.0.0.1")
+        await serving.until("publishing channel")
+        await publishing.kill()
+        await asked.until("stop of tv")
+
+    async def test_callback(self) -> None:
+        await self.application("docs/callback.md", 8080)
+
+    async def test_coordinator(self) -> None:
+        await self.application("docs/coordinator.md", 8081)
+
+    async def test_redis(self) -> None:
+        redis = RedisServer()
+        self.addCleanup(lambda: Deferred.fromCoroutine(redis.dispose()))
+        await redis.start()
+        server, encoder, kill = commands("docs/redis.md")
+        port = free_port()
+        serving = self.start(server, port, RTMP_PORT=str(port), REDIS_PORT=str(redis.port))
+        await serving.until("connected to Redis")
+        publishing = self.start(encoder, port)
+        await serving.until(" publishing channel")
+        killing = self.start(kill, port, REDIS_PORT=str(redis.port))
+        self.assertEqual(await within(killing.ended), 0, str(killing))
+        await serving.until("stopped publishing")
+        await publishing.kill()
 
 
 class TextTests(SynchronousTestCase):

@@ -166,7 +166,9 @@ os.execv(sys.executable, [sys.executable, "-c", {TWISTD!r}, "-n", "--pidfile=", 
         )
         self.assertEqual(await within(server.ended), 1, str(server))
         [line] = [line for line in server.lines if "late: there is nothing" in line]
-        self.assertRegex(line, r" error RTMP: late: there is nothing; the server is stopping$")
+        self.assertRegex(
+            line, r" error LISTEN: 'late:nothing' cannot be used: late: there is nothing; the server is stopping$"
+        )
         self.assertNotIn("Traceback", "\n".join(server.lines))
 
 

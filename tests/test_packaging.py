@@ -18,6 +18,7 @@ from zipfile import ZipFile
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted._version import __version__
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.summary import features
 
@@ -95,6 +96,8 @@ class WheelTests(SynchronousTestCase):
         self.assertTrue(where.startswith(str(packages)), where)
         self.assertRegex(run(python, "-c", TWISTD, "--help", cwd=folder), r"(?m)^    rtmp  +An RTMP")
         self.assertIn("--rtmp-port=", run(python, "-c", TWISTD, "rtmp", "--help", cwd=folder))
+        for command in (python.with_name("rtmp-twisted"), "version"), (python, "-c", TWISTD, "rtmp", "--version"):
+            self.assertEqual(run(*command, cwd=folder), f"rtmp-twisted {__version__}\n")
 
     def check_sdist(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:

@@ -221,8 +221,8 @@ class RTMPService(Service):
             listening = endpoint.listen(factory).addCallback(self._listens, name)
             listening.addErrback(problems.append)
             if problems:
-                raise SystemExit(f"{name}: {problems[0].getErrorMessage()}")
-            listening.addCallback(self._check, name, problems)
+                raise SystemExit(problems[0].getErrorMessage())
+            listening.addCallback(self._check, problems)
 
     def startService(self) -> None:
         super().startService()
@@ -254,10 +254,10 @@ class RTMPService(Service):
         self._ports.append(port)
         self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
-    def _check(self, _: object, name: str, problems: list[Failure]) -> None:
+    def _check(self, _: object, problems: list[Failure]) -> None:
         """Ends the server if an endpoint has failed later than at once."""
         if problems and not self._stopped:
-            self._fail(f"{name}: {problems[0].getErrorMessage()}")
+            self._fail(problems[0].getErrorMessage())
 
     def _drop(self) -> None:
         for connection in list(self.factory.connections):

@@ -67,7 +67,7 @@ class OperatorHTTP(Service):
         problems: list[Failure] = []
         self._endpoint.listen(self._site).addCallback(self._listening).addErrback(problems.append)
         if problems:
-            raise SystemExit(f"HTTP: {problems[0].getErrorMessage()}")
+            raise SystemExit(problems[0].getErrorMessage())
 
     def startService(self) -> None:
         super().startService()
