@@ -178,7 +178,7 @@ class Channel:
         if player in self.players:
             self.players.discard(player)
             player.leave()
-            self._past += _delivered(player)
+            self._past += player.traffic()
             if player.form is not None:
                 self._close_rendition(player.form)
         elif player in self.pushes:
@@ -189,7 +189,7 @@ class Channel:
 
     def traffic(self) -> Traffic:
         """Returns what players have received since the channel was made. Its cost grows with the number of players."""
-        return sum((_delivered(player) for player in self.players), self._past)
+        return sum((player.traffic() for player in self.players), self._past)
 
     # Inside
 
@@ -252,12 +252,3 @@ def same_key(one: str, other: str) -> bool:
 def _status(code: str, description: str, path: str = "") -> Message:
     more: dict[str, amf0.Value] = {PATH: path} if path else {}
     return messages.status(LOG_STREAM_ID, "status", code, description, more)
-
-
-def _delivered(player: Player) -> Traffic:
-    return Traffic(
-        delivered_bytes=player.delivered(),
-        delivered_messages=player.delivered_messages(),
-        skips=player.skips,
-        skipped_bytes=player.skipped_bytes,
-    )

@@ -8,6 +8,7 @@ from typing import Protocol
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.cursor import Change, Cursor, Writer
 from rtmp_twisted.live.log import Format
+from rtmp_twisted.live.traffic import Traffic
 
 
 class Cache(enum.Enum):
@@ -127,6 +128,15 @@ class Player:
             self._audience.blocked(self._cursor)
 
     # What it counts
+
+    def traffic(self) -> Traffic:
+        """All of it."""
+        return Traffic(
+            delivered_bytes=self.delivered(),
+            delivered_messages=self.delivered_messages(),
+            skips=self.skips,
+            skipped_bytes=self.skipped_bytes,
+        )
 
     def delivered(self) -> int:
         """Bytes of the stream that were handed over, without what was lost."""

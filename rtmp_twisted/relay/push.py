@@ -111,15 +111,7 @@ class Push(Link):
     # Link
 
     def traffic(self, session: ClientSession) -> Traffic:
-        player = session.player
-        if player is None:
-            return Traffic()
-        return Traffic(
-            delivered_bytes=player.delivered(),
-            delivered_messages=player.delivered_messages(),
-            skips=player.skips,
-            skipped_bytes=player.skipped_bytes,
-        )
+        return Traffic() if session.player is None else session.player.traffic()
 
     async def prepare(self, session: ClientSession) -> None:
         options, broker = self.options, self.options.broker

@@ -34,11 +34,11 @@ SLOW_BYTES = 125_000
 VIEWERS = 20
 CHANNEL = "bench0"
 P99_RATIO = 1.2
-MAX_OTHER_PCT = 20.0
+MAX_OTHER_PCT = 50.0
 """When others take more of the machine, in percent of a core, latencies say nothing."""
 MAX_GROWTH = 64e6
 """Bytes that the server may grow because of its pushes: each may be 8 MiB behind, and they share them."""
-STOPPED_WORDS = ("took nothing for", "no handshake within")
+STOPPED_WORDS = ("took nothing for", "silent for", "no handshake within")
 
 
 def main() -> int:
@@ -132,7 +132,8 @@ def run(peer: Peer, cores: Cores, seconds: float, right: int) -> tuple[dict[str,
 
 
 def _cpu_ns(servers: list[Server]) -> int:
-    return sum(Usage.of(server.process.pid).cpu_ns for server in servers)
+    """What these have used, and this process, which has the slow connection."""
+    return sum(Usage.of(server.process.pid).cpu_ns for server in servers) + time.process_time_ns()
 
 
 def _job(port: int, apps: list[str], players: int, publishes: bool) -> Job:
