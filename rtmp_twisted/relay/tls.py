@@ -27,7 +27,7 @@ _PROBLEMS: Final = {
     21: "is signed by an authority that is not trusted",
     23: "was revoked",
 }
-"""What X509_V_ERR_… numbers of OpenSSL mean."""
+"""What the numbers of OpenSSL's ``X509_V_ERR_…`` mean."""
 
 
 def client_context(authorities: str = "", insecure: bool = False) -> SSL.Context:
