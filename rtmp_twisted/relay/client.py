@@ -82,7 +82,6 @@ class ClientSession:
         self.connection = connection
         self.address = address
         self.lost = OneShotEvent()
-        self.path: tuple[str, ...] = ()
         self.player: Player | None = None
         """What reads the channel that is published."""
         self.bit_rate = 0.0
@@ -104,12 +103,11 @@ class ClientSession:
 
     # What opens it
 
-    async def open(self, path: tuple[str, ...], chunk_size: int, offer: tuple[str, ...] = ()) -> int:
+    async def open(self, path: tuple[str, ...], offer: tuple[str, ...] = ()) -> int:
         """Shakes hands, connects, and creates a stream, whose id it returns. ``path``: the servers that the stream has
         passed; ``offer``: commands with the stream's name that encoders send before. Raises PeerError."""
         await self._ready
         connection, address = self.connection, self.address
-        connection.send(messages.set_chunk_size(chunk_size))
         wishes: dict[str, amf0.Value] = {
             "app": address.app,
             **({} if self._wants_media else {"type": "nonprivate"}),
@@ -125,7 +123,7 @@ class ClientSession:
         for name in offer:
             self._send(name, None, address.name)
         created = (await self._call("createStream", None)).argument(1)
-        if not isinstance(created, float) or not 0 < created < 2**32:
+        if not isinstance(created, float) or not 1 <= created < 2**32:
             raise PeerError("createStream was answered without a stream")
         self._stream_id = int(created)
         return self._stream_id

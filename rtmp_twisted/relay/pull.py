@@ -73,7 +73,7 @@ class Pull(Link):
         share = options.broker.memory.channel_share
         self._session = session
         self._done = Traffic()
-        await session.open(self._waiting_path(), options.chunk_size)
+        await session.open(self._waiting_path())
         session.connection.accept_messages(min(MAX_MESSAGE_LENGTH, share))
         session.connection.sink = self
         try:

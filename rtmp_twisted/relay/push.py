@@ -18,7 +18,7 @@ from rtmp_twisted.media import tags
 from rtmp_twisted.relay.client import ClientSession
 from rtmp_twisted.relay.link import Link
 from rtmp_twisted.rtmp.formatting import amount
-from rtmp_twisted.wire import amf0
+from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.chunks import append_chunks, body_of, retime, time_of
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO
 
@@ -116,8 +116,9 @@ class Push(Link):
     async def prepare(self, session: ClientSession) -> None:
         options, broker = self.options, self.options.broker
         path = tuple(filter(None, broker.path(self.channel).split(",")))
-        stream_id = await session.open(path, options.chunk_size, ("releaseStream", "FCPublish"))
+        stream_id = await session.open(path, ("releaseStream", "FCPublish"))
         await session.start("publish", "live")
+        session.connection.send(messages.set_chunk_size(options.chunk_size))  # the log's
         self._logged_skips = 0
         # Not at once: this may be in the middle of what the reader is handed.
         leave = partial(self.clock.callLater, 0, self.leave, session)

@@ -122,7 +122,7 @@ class FaultTests(FaultCase):
         self.assertNotEqual(self.problem(), "")
 
     def test_a_stream_that_is_none(self) -> None:
-        for number in None, "1", float("nan"), 0.0, -1.0, 1e300:
+        for number in None, "1", float("nan"), 0.0, 0.5, -1.0, 1e300:
             self.setUp()
             self.bad.connection.answer("connect", None, {})
             self.bad.connection.answer("createStream", None, number)
