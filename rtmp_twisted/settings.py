@@ -18,6 +18,7 @@ from attrs import field, frozen
 
 from rtmp_twisted import misspelt
 from rtmp_twisted.dotenv import Dotenv
+from rtmp_twisted.relay_rules import Rule, mask_rules, parse_pull, parse_push
 from rtmp_twisted.settings_types import (
     ADDRESS,
     BOOLEAN,
@@ -32,6 +33,7 @@ from rtmp_twisted.settings_types import (
     WORD,
     WORDS,
     Kind,
+    Mistake,
     Networks,
     SettingsError,
     integer,
@@ -43,6 +45,9 @@ from rtmp_twisted.settings_types import (
 __all__ = ["Networks", "Settings", "SettingsError", "markdown_table", "option_parameters"]
 
 T = TypeVar("T")
+
+PUSH_RULES = Kind("rules CHANNEL=rtmp://HOST/APP/KEY, separated by blanks", parse_push, mask_rules)
+PULL_RULES = Kind("rules CHANNEL/KEY=rtmp://HOST/APP/NAME, separated by blanks", parse_pull, mask_rules)
 
 
 def setting(kind: Kind[T], default: T | Callable[[Settings], T], meaning: str, default_text: str = "") -> T:
@@ -62,7 +67,7 @@ def as_text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "YES" if value else "NO"
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @frozen(kw_only=True)
@@ -134,6 +139,30 @@ class Settings:
         3,
         "time without data from a publisher, in seconds, after which another one with the same key may take over its"
         " channel; 0: never",
+    )
+    publish_return_seconds: int = setting(
+        integer(0, 3600),
+        5,
+        "time that a lost publisher may take to come back, in seconds, before its players and pushes hear of an end",
+    )
+
+    # Other servers.
+    push: tuple[Rule, ...] = setting(
+        PUSH_RULES,
+        (),
+        "where channels are published to: rules `CHANNEL=rtmp://HOST/APP/KEY` separated by blanks, with `*` in the"
+        " channel and `{channel}` in the address",
+    )
+    pull: tuple[Rule, ...] = setting(
+        PULL_RULES,
+        (),
+        "which channels are what another server plays: rules `CHANNEL/KEY=rtmp://HOST/APP/NAME` separated by blanks."
+        " KEY is what players here have to give; `*`: any, and `{key}` in the address passes it on",
+    )
+    relay_tls_ca: str = setting(
+        FILE,
+        "",
+        "PEM file of the certificate authorities to trust for `rtmps://` in PUSH and PULL; empty: the system's",
     )
 
     # The callback.
@@ -236,8 +265,9 @@ class Settings:
                 kind: Kind[Any] = one.metadata["kind"]
                 try:
                     values[one.name] = kind.parse(text)
-                except ValueError:
-                    mistakes.append(f"{where}: {_wrong(kind, text)} cannot be used; it takes {kind.accepts}")
+                except ValueError as error:
+                    why = f": {error}" if isinstance(error, Mistake) else ""
+                    mistakes.append(f"{where}: {_wrong(kind, text)} cannot be used{why}; it takes {kind.accepts}")
                     failed.add(one.name)
         names = [one.name.upper() for one in _table()]
         warnings = (

@@ -33,11 +33,16 @@ class SettingsError(Exception):
         return "\n".join(self.lines)
 
 
+class Mistake(ValueError):
+    """A value cannot be used; ``str(error)`` says why, and holds no secret."""
+
+
 @frozen
 class Kind(Generic[T]):
     """One type of setting.
 
-    ``accepts`` completes the sentence "it takes …". ``parse`` raises ValueError for text that it does not accept.
+    ``accepts`` completes the sentence "it takes …". ``parse`` raises ValueError for text that it does not accept, or
+    Mistake, which says more.
     ``mask`` removes what is secret from a value, valid or not, before it is shown.
     """
 

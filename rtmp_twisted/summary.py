@@ -40,6 +40,8 @@ def features(settings: Settings) -> Iterator[Feature]:
     yield Feature(
         "who may play", True, "anyone with the key" + ("" if everyone else f", from {one.rtmp_play_whitelist}")
     )
+    yield Feature("pushes to other servers", bool(one.push), " ".join(map(str, one.push)), "PUSH")
+    yield Feature("pulls from other servers", bool(one.pull), " ".join(map(str, one.pull)), "PULL")
     yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
     where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
     yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")

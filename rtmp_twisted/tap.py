@@ -7,12 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from getopt import GetoptError
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService, Service
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -151,6 +153,8 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         settings.publish_takeover_seconds,
         end_players=settings.control_use,  # each publish is another stream, for which the coordinator has an encoder
         memory=Memory(settings.max_memory_mb * MEBIBYTE or available_memory() // 2, turns),
+        return_seconds=settings.publish_return_seconds,
+        server_id=os.urandom(8).hex(),
     )
     limits = ConnectionLimits(
         most_connections(settings.max_connections),
@@ -183,7 +187,12 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         where = endpoint(reactor, settings, "ssl_bind_address", "ssl_port")
         endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
-    services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
+    rtmp = RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line))
+    services.append(rtmp)
+    relays = None
+    if settings.push or settings.pull or settings.http_port:
+        relays = relay_service(settings, reactor, broker, factory)
+        services.append(relays)
     if isinstance(authority, Service):
         services.insert(0, authority)
     if settings.control_use:
@@ -210,7 +219,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         services.insert(0, redis)
         links["redis"] = redis
     if timed is not None:
-        services.append(operator_http(settings, reactor, broker, factory, timed, links))
+        services.append(operator_http(settings, reactor, broker, factory, timed, links, relays))
     return services
 
 
@@ -240,14 +249,42 @@ def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:
 
 
 def operator_http(
-    settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory, timed: Any, links: dict[str, Any]
+    settings: Settings,
+    reactor: Any,
+    broker: Broker,
+    factory: RTMPFactory,
+    timed: Any,
+    links: dict[str, Any],
+    relays: Any,
 ) -> Service:
     from rtmp_twisted.web.metrics import Metrics
     from rtmp_twisted.web.operators import OperatorHTTP
 
-    metrics = Metrics(reactor, broker, factory, timed, links)
+    metrics = Metrics(reactor, broker, factory, timed, links, relays)
     where = endpoint(reactor, settings, "http_bind_address", "http_port")
-    return OperatorHTTP(reactor, where, broker, metrics.sampler, metrics.text, settings.http_token)
+    return OperatorHTTP(reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, relays)
+
+
+def relay_service(settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory) -> Service:
+    from rtmp_twisted.relay.link import CONNECT_SECONDS, RelayOptions
+    from rtmp_twisted.relay.relays import RelayService
+    from rtmp_twisted.relay.tls import client_context
+
+    @cache
+    def context(insecure: bool) -> Any:
+        return client_context(settings.relay_tls_ca, insecure)
+
+    if settings.relay_tls_ca:
+        try:
+            context(False)
+        except ValueError as error:
+            raise SettingsError([f"RELAY_TLS_CA: {error}"]) from None
+
+    def reach(host: str, port: int) -> HostnameEndpoint:
+        return HostnameEndpoint(reactor, host, port, timeout=CONNECT_SECONDS)
+
+    options = RelayOptions(reactor, reach, broker, factory, SystemRandom(), context, settings.rtmp_chunk_size)
+    return RelayService(options, settings.push, settings.pull)
 
 
 def publish_authority(settings: Settings, reactor: Any) -> Any:

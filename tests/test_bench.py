@@ -3,7 +3,9 @@ the whole tool measures this project's own server."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import os
 import shutil
 import socket
@@ -22,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from benchmark import client, frames, peers, plot, process, report, rtmp, runner, walker  # noqa: E402
+from benchmark import cli, client, frames, peers, plot, process, report, rtmp, runner, scenarios, walker  # noqa: E402
 
 TIMEOUT_S = 300
 STREAM = frames.Stream(2500)
@@ -422,6 +424,26 @@ class CommandLineTests(SynchronousTestCase):
         self.assertEqual({peers.BEFORE, peers.AFTER}, set(rows))
         self.assertTrue(rows[peers.BEFORE].startswith("77."), rows)
         self.assertRegex(done.stdout, r"(?m)^2-players +CPU % +\d")
+
+    def test_pushes(self) -> None:
+        """``tools/pushes``, for a moment: 16 of 20 targets receive everything, and the others are in their states."""
+        line = [sys.executable, str(TOOLS / "pushes"), "--seconds", "12", "--no-latency"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, r"(?m)^targets: [1-9]\d+ frames to 16, {'lost': 0")
+
+    def test_an_edge(self) -> None:
+        """A server that pulls what another one is given."""
+        self.addCleanup(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        self.enterContext(contextlib.redirect_stdout(io.StringIO()))
+        with tempfile.TemporaryDirectory() as directory:
+            scenario = scenarios.Scenario("edge", 3, edge=True)
+            with mock.patch.object(scenarios, "SCENARIOS", [scenario]), mock.patch.object(cli, "SCENARIOS", [scenario]):
+                arguments = ["--only", peers.OURS, "--seconds", "1", "--settle", "1", "--repeat", "1"]
+                self.assertEqual(0, cli.main([*arguments, "--output", directory]))
+            with open(Path(directory, "results.csv"), newline="") as file:
+                (row,) = csv.DictReader(file)
+        self.assertEqual(("edge", "1.0", "0"), (row["scenario"], row["delivered"], row["lost"]))
 
     def test_a_server_that_does_not_come_up(self) -> None:
         command = f"{sys.executable} -c 'import sys; sys.exit(\"no {{port}} today\")'"

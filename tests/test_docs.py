@@ -35,12 +35,14 @@ class CommandTests(TestCase):
         await server.up()
         return server
 
-    async def program(self, command: str, server: Server) -> Program:
+    async def program(self, command: str, server: Server | None = None) -> Program:
         """Starts a command of a page, with the server's port and with files that exist."""
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
         video = await clip(self, "H.264", "AAC", kind="mp4")
-        text = command.replace("127.0.0.1/", f"127.0.0.1:{server.port}/").replace(" -re ", " -nostdin -re ")
+        text = command.replace(" -re ", " -nostdin -re ")
+        if server is not None:
+            text = text.replace("127.0.0.1/", f"127.0.0.1:{server.port}/")
         words = [
             str(video) if word == "video.mp4" else str(directory / word) if word.startswith("recording.") else word
             for word in shlex.split(text)
@@ -82,6 +84,35 @@ class CommandTests(TestCase):
             self.assertEqual(await within(program.ended), 0, str(program))
         await server.until("stopped publishing")
         await publisher.kill()
+
+    async def test_relay(self) -> None:
+        """One page, from its first command to its last, with all that they start running."""
+        found = commands("docs/relay.md")
+        self.assertEqual(len(found), 11)
+        rtmp, http, second, third = (str(free_port()) for _ in range(4))
+        ports = {"8080": http, "1936": second, "1937": third, "127.0.0.1/": f"127.0.0.1:{rtmp}/"}
+        platform, pusher, publish, play, *asked, edge, watch = [replaced(command, ports) for command in found]
+        for command in platform, f"{pusher} --rtmp-port {rtmp}", edge:
+            server = self.run_command(f"{command} --bind-address 127.0.0.1")
+            await server.until("RTMP on ")
+        encoder = await self.program(publish)
+        relayed = await self.program(play)
+        self.assertEqual(await within(relayed.ended), 0, str(relayed))
+        for command in asked:
+            program = self.run_command(command.replace("curl", "curl -sSf"))
+            self.assertEqual(await within(program.ended), 0, str(program))
+        viewer = await self.program(watch)
+        self.assertEqual(await within(viewer.ended), 0, str(viewer))
+        await encoder.kill()
+
+    def run_command(self, command: str) -> Program:
+        return Program(self, "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec {command}")
+
+
+def replaced(text: str, words: dict[str, str]) -> str:
+    for old, new in words.items():
+        text = text.replace(old, new)
+    return text
 
 
 class ExampleTests(TestCase):

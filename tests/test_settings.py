@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted import misspelt
 from rtmp_twisted.dotenv import Dotenv
+from rtmp_twisted.relay_rules import Rule
 from rtmp_twisted.settings import Settings, SettingsError, markdown_table, option_parameters
 from rtmp_twisted.settings_types import EVERYONE, Networks, mask_url
 from tests.support.fakes import within
@@ -75,6 +76,10 @@ DOCUMENTED = {
     "HTTP_TOKEN": "",
     "SHUTDOWN_GRACE_SECONDS": 3,
     "LISTEN": (),
+    "PUBLISH_RETURN_SECONDS": 5,
+    "PUSH": (),
+    "PULL": (),
+    "RELAY_TLS_CA": "",
 }
 
 # Variable, text, value.
@@ -114,6 +119,9 @@ GOOD: list[tuple[str, str, object]] = [
     ("WRITE_MERGE_MS", "1000", 1000),
     ("MAX_MEMORY_MB", "1024", 1024),
     ("SHUTDOWN_GRACE_SECONDS", "60", 60),
+    ("PUBLISH_RETURN_SECONDS", "0", 0),
+    ("PUSH", "tv=rtmp://h/a/k", (Rule("tv", "", "rtmp://h/a/k"),)),
+    ("PULL", "tv/*=rtmp://h/a/n", (Rule("tv", None, "rtmp://h/a/n"),)),
 ]
 
 # Variable, text, part of what would be accepted.
@@ -161,6 +169,13 @@ BAD = [
     ("GOP_CACHE_MODE", "all", "gop or stream"),
     ("SSL_CERT", "/nonexistent/fullchain.pem", "file that can be read"),
     ("REDIS_TLS_CA", "/", "file that can be read"),
+    ("PUBLISH_RETURN_SECONDS", "3601", "from 0 to 3600"),
+    (
+        "PUSH",
+        "tv=http://host/app/key",
+        "begins with 'http', not with rtmp:// or rtmps://; it takes rules CHANNEL=rtmp://",
+    ),
+    ("PULL", "tv=rtmp://host/app/name", "begins with CHANNEL/KEY"),
 ]
 
 

@@ -28,10 +28,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from zope.interface import implementer
 
-from rtmp_twisted.integrations.errors import PeerError, describe
 from rtmp_twisted.integrations.tokens import signed_token
 from rtmp_twisted.integrations.validation import plain_address, stream_id_problem
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
+from rtmp_twisted.peer_errors import PeerError, describe
 
 TIMEOUT = 15.0
 """Seconds for one event: connecting, TLS, the head of the answer, and the second request if there has to be one."""

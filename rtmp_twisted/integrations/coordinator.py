@@ -23,17 +23,17 @@ from zope.interface import implementer
 
 from rtmp_twisted.integrations.coordinator_messages import MAX_MESSAGE
 from rtmp_twisted.integrations.coordinator_session import REQUEST_TIMEOUT, CoordinatorSession
-from rtmp_twisted.integrations.errors import PeerError, describe
-from rtmp_twisted.integrations.reconnecting import (
+from rtmp_twisted.integrations.tokens import signed_token
+from rtmp_twisted.live.authority import IPublishAuthority, Refused
+from rtmp_twisted.live.commands import ICommandTarget
+from rtmp_twisted.peer_errors import PeerError, describe
+from rtmp_twisted.reconnecting import (
     CLOSING_TIMEOUT,
     OPENING_TIMEOUT,
     OneShotEvent,
     ReconnectingClient,
     abort_and_wait,
 )
-from rtmp_twisted.integrations.tokens import signed_token
-from rtmp_twisted.live.authority import IPublishAuthority, Refused
-from rtmp_twisted.live.commands import ICommandTarget
 
 # autobahn logs requests, with their tokens, and each dropped connection. `ReconnectingClient` logs what matters.
 # (txaio has this function once autobahn has told it to use Twisted.)

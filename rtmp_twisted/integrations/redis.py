@@ -22,9 +22,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtmp_twisted.integrations.errors import PeerError, describe
-from rtmp_twisted.integrations.reconnecting import OPENING_TIMEOUT, OneShotEvent, ReconnectingClient, abort_and_wait
 from rtmp_twisted.live.commands import ICommandTarget
+from rtmp_twisted.peer_errors import PeerError, describe
+from rtmp_twisted.reconnecting import OPENING_TIMEOUT, OneShotEvent, ReconnectingClient, abort_and_wait
 
 MAX_COMMAND = 8192
 """Longest message, in bytes, that is parsed. A longer one is ignored."""

@@ -7,7 +7,8 @@ The `FlushScheduler` is one for the process: it decides when audiences are flush
 server's time goes to, one for each reader and write. The fewer writes, the less it costs and the later a frame arrives.
 While a round over all readers of the process is cheap, each frame is written at once. When it is not, the interval
 between two rounds is chosen so that their calls take a fixed share of the core. The calls count and not the bytes,
-which have to be sent anyway.
+which have to be sent anyway. Pushes to other servers are handed what is new behind each round, and cost viewers no
+delay.
 """
 
 from __future__ import annotations
@@ -136,10 +137,12 @@ class Audience:
         self._behind: dict[Cursor, None] = {}
         self._unfinished: set[Cursor] = set()  # of those behind: they go on in the next turn
         self._waiting: dict[Cursor, float] = {}  # of those behind: for a keyframe, since when
+        self._pushes: set[Cursor] = set()  # of all: other servers, which have no part in how often is written
         self._held: dict[Cursor, None] | None = None  # who came while the publisher was lost; None: it is not
 
     def __len__(self) -> int:
-        return len(self._cursors)
+        """How many viewers there are."""
+        return len(self._cursors) - len(self._pushes)
 
     def __iter__(self) -> Iterator[Cursor]:
         return iter(self._cursors)
@@ -157,7 +160,7 @@ class Audience:
         """Hands all that is new to the readers."""
         scheduler = self._scheduler
         scheduler.remove(self)
-        if len(self._cursors) <= FEW_READERS:
+        if len(self) <= FEW_READERS:
             self._deliver()
             if self._cost:
                 scheduler.refund(self._cost)
@@ -169,6 +172,8 @@ class Audience:
             interval = scheduler.interval
             if interval:
                 self.due = scheduler.clock.seconds() + interval
+        if self._pushes:
+            self._advance_all(list(self._pushes))
         for follow in self.followers:
             follow()
 
@@ -218,6 +223,8 @@ class Audience:
         """Starts a reader, at first or after a pause: at a group of pictures, or (None) with what comes next, which is
         video from the next keyframe on, and sound at once or (not ``sound``) with it."""
         self._cursors.add(cursor)
+        if cursor.push:
+            self._pushes.add(cursor)
         self._put(cursor, group, sound)
         if cursor in self._behind:
             self._advance(cursor)
@@ -232,6 +239,7 @@ class Audience:
         if cursor in self._cursors:
             self._remove(cursor)
             self._cursors.discard(cursor)
+            self._pushes.discard(cursor)
             self.skips += cursor.skips
             self.skipped_bytes += cursor.skipped_bytes
             cursor.leave()
@@ -274,7 +282,7 @@ class Audience:
         if self._waiting:
             self._end_waiting()
         if self._behind:
-            self._advance_all(list(self._behind))
+            self._advance_all([cursor for cursor in self._behind if cursor not in self._pushes])
         return log.head.position - first.position
 
     def _fan_out(self, first: Block) -> None:

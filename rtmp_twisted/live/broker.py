@@ -9,7 +9,7 @@ whatever ends it: its owner, a command, a take-over or the end of the server.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -29,13 +29,11 @@ from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.player import Player
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
+from rtmp_twisted.live.relays import ChannelObserver
 from rtmp_twisted.live.traffic import Traffic
 
 STOP_SECONDS: Final = 5.0
 """How long a publish waits for the authority to learn of the previous one's end, before it is asked for."""
-
-RETURN_SECONDS: Final = 5.0
-"""How long a publisher that was lost without a word may take to come back, before its players hear of an end."""
 
 LISTEN_SECONDS: Final = 0.25
 """How often a publish that waits to take over looks whether the other one has been heard."""
@@ -69,8 +67,9 @@ class _Entry:
 @implementer(ICommandTarget)
 class Broker(Service):
     """``takeover_seconds``: how long a publisher must have been silent to be replaced by one with its key; 0 never.
-    ``end_players``: the players of a publish end with it, whatever ended it, and none waits for its publisher to come
-    back.
+    ``return_seconds``: how long a publisher that was lost without a word may take to come back, before its players hear
+    of an end. ``end_players``: the players of a publish end with it, whatever ended it, and none waits for its
+    publisher to come back. ``server_id`` names this process to others of its kind (path.py); empty: it has no name.
 
     ``stopService`` ends every publish. The authority stops after that, and waits for what it has been told.
     """
@@ -87,7 +86,12 @@ class Broker(Service):
         directory: IDirectory | None = None,
         end_players: bool = False,
         memory: Memory | None = None,
+        return_seconds: float = 5.0,
+        server_id: str = "",
     ) -> None:
+        self.observer: ChannelObserver | None = None
+        """Who is told what happens; set where there are pushes or pulls."""
+        self.server_id = server_id
         self.clock = clock
         self.scheduler = scheduler
         self.authority = authority
@@ -95,6 +99,7 @@ class Broker(Service):
         self._takeover_seconds = takeover_seconds
         self._directory: IDirectory = directory or LocalDirectory()
         self._end_players = end_players
+        self._return_seconds = return_seconds
         self.memory = Memory(NO_LIMIT, scheduler.turns) if memory is None else memory
         self._entries: dict[str, _Entry] = {}
         self._ending: dict[str, Deferred[None]] = {}
@@ -113,6 +118,16 @@ class Broker(Service):
         self._entry(name).asking[publication] = None
         if begin:
             self.begin(publication)
+        return publication
+
+    def pull(
+        self, name: str, key: str | None, address: str, owner: PublicationOwner, path: tuple[str, ...]
+    ) -> Publication:
+        """Asks to publish what the server at ``address`` plays, for players with ``key`` (None: with any). The
+        authority is not asked, and a publish of this server's own takes its place."""
+        publication = Publication(name, key or "", address, owner, pulled=True, any_key=key is None, path=path)
+        self._entry(name).asking[publication] = None
+        self.begin(publication)
         return publication
 
     def begin(self, publication: Publication) -> None:
@@ -140,10 +155,12 @@ class Broker(Service):
             self._past += _received(publication)
             if lost:
                 entry.lost = publication
-                entry.unpublish = self.clock.callLater(RETURN_SECONDS, self._unpublish, entry)
+                entry.unpublish = self.clock.callLater(self._return_seconds, self._unpublish, entry)
             self._tell_end(publication)
             if entry.challenger is not None and entry.challenger.wake is not None:
                 entry.challenger.wake()
+            if not lost:
+                self._went_off_air(entry)
         entry.asking.pop(publication, None)
         self._tidy(entry)
         self.scheduler.turns.for_each(
@@ -158,7 +175,7 @@ class Broker(Service):
     async def _admit(self, publication: Publication) -> None:
         entry = self._entry(publication.name)
         try:
-            stream_id = await self._ask(entry, publication)
+            stream_id = "" if publication.pulled else await self._ask(entry, publication)
             if stream_id is None:
                 return
             publication.stream_id = stream_id
@@ -191,14 +208,14 @@ class Broker(Service):
                 await self._previous_end(publication.name)
                 if publication.ended:
                     return None
-                if await self._directory.locate(publication.name) is None:
+                if await self._incumbent(publication.name) is None:
                     return await self.authority.start(publication.name, publication.key, address)
             finally:
                 questions.finish(address)
 
     async def _take_over(self, entry: _Entry, publication: Publication) -> None:
         """Returns when nobody is on air on the channel, or ``publication`` has ended. Raises Refused."""
-        claim = await self._directory.locate(publication.name)
+        claim = await self._incumbent(publication.name)
         if claim is None or publication.ended:
             return
         incumbent = claim.holder
@@ -216,6 +233,11 @@ class Broker(Service):
         if not publication.ended:
             publication.enter(PublishState.ASKING)
             self._end(incumbent, "taken over by a new connection", lost=True)
+
+    async def _incumbent(self, name: str) -> Claim | None:
+        """The claim of a publisher on air; a pull makes room for any that is accepted."""
+        claim = await self._directory.locate(name)
+        return None if claim is None or _is_pull(claim) else claim
 
     async def _silence(self, incumbent: Publication, challenger: Publication) -> None:
         """Returns when the incumbent has been silent for long enough, or one of both has ended. Raises Refused when the
@@ -260,6 +282,10 @@ class Broker(Service):
             claim = await self._directory.claim(publication.name, publication)
         except Taken as taken:
             _let_go(taken)
+            if _is_pull(taken.claim) and not publication.pulled:
+                self._end(cast(Publication, taken.claim.holder), "an encoder publishes on the channel", lost=True)
+                await self._claim(entry, publication)
+                return
             self._tell_end(publication)
             raise Refused("the channel has a publisher") from None
         if publication.ended:
@@ -273,7 +299,7 @@ class Broker(Service):
             return
         entry.asking.pop(publication, None)
         self._end_lost(entry)
-        strangers = entry.channel.begin(publication.key)
+        strangers = entry.channel.begin(None if publication.any_key else publication.key, self._path(publication))
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
         self.scheduler.turns.for_each(
@@ -281,6 +307,8 @@ class Broker(Service):
         )
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
+        if self.observer is not None:
+            self.observer.went_on_air(publication)
 
     def _failed(self, failure: Failure, publication: Publication) -> None:
         self._log.failure("a publish on channel {name!r} failed", failure, name=publication.name)
@@ -302,6 +330,8 @@ class Broker(Service):
             publication.owner.publish_ended(publication, reason)
 
     def _tell_end(self, publication: Publication) -> None:
+        if publication.pulled:
+            return
         name = publication.name
         telling = self.authority.end(name, publication.key, publication.stream_id, publication.client_ip)
         self._ending[name] = telling
@@ -316,6 +346,11 @@ class Broker(Service):
         """A lost publisher has not come back."""
         self._end_lost(entry)
         entry.channel.unpublish()
+        self._went_off_air(entry)
+
+    def _went_off_air(self, entry: _Entry) -> None:
+        if self.observer is not None and entry.on_air is None:
+            self.observer.went_off_air(entry.channel.name)
 
     def _end_lost(self, entry: _Entry) -> None:
         if entry.unpublish is not None and entry.unpublish.active():
@@ -332,10 +367,33 @@ class Broker(Service):
         when there is any. Raises Refused where its key is not the publisher's."""
         entry = self._entry(name)
         channel = entry.channel
-        if channel.on_air and not same_key(player.key, channel.key):
+        if channel.on_air and not player.push and not channel.accepts(player.key):
             raise Refused("the key is not the publisher's")
         channel.add(player)
+        if self.observer is not None and not player.push:
+            self.observer.player_came(name, player.key)
         return channel.on_air
+
+    def path(self, name: str) -> str:
+        """What a player of channel ``name`` is told of the servers that its stream has passed."""
+        entry = self._entries.get(name)
+        return "" if entry is None or entry.on_air is None else self._path(entry.on_air)
+
+    def refuse(self, name: str, key: str, reason: str) -> None:
+        """Refuses the players that wait on channel ``name`` with this key."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        refused = [player for player in entry.channel.players if same_key(player.key, key)]
+        for player in refused:
+            entry.channel.leave(player)
+        self._tidy(entry)
+        self.scheduler.turns.for_each(refused, lambda player: player.owner.play_refused(player, reason))
+        if self.observer is not None:
+            self.observer.player_left(name)
+
+    def _path(self, publication: Publication) -> str:
+        return ",".join([*publication.path, self.server_id]) if self.server_id else ""
 
     def start(self, player: Player) -> None:
         """Gives the player its media, after `play` or a pause."""
@@ -349,6 +407,8 @@ class Broker(Service):
         if entry is not None:
             entry.channel.leave(player)
             self._tidy(entry)
+            if self.observer is not None and not player.push:
+                self.observer.player_left(entry.channel.name)
 
     # Commands
 
@@ -418,12 +478,19 @@ class Broker(Service):
     def _tidy(self, entry: _Entry) -> None:
         """Forgets a name that nobody uses."""
         channel = entry.channel
-        unused = entry.on_air is None and not entry.asking and not channel.players
+        unused = entry.on_air is None and not entry.asking and not channel.players and not channel.pushes
         if unused and self._entries.get(channel.name) is entry:
             del self._entries[channel.name]
             self._past += channel.traffic()
+            was_lost = entry.lost is not None
             self._end_lost(entry)
             channel.close()
+            if was_lost:
+                self._went_off_air(entry)
+
+
+def _is_pull(claim: Claim) -> bool:
+    return isinstance(claim.holder, Publication) and claim.holder.pulled
 
 
 def _publication(entry: _Entry) -> Publication | None:

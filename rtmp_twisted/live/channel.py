@@ -15,11 +15,12 @@ from rtmp_twisted.live.audience import Audience, FlushScheduler
 from rtmp_twisted.live.headers import Program
 from rtmp_twisted.live.log import Block, Format, MediaLog
 from rtmp_twisted.live.memory import Memory
+from rtmp_twisted.live.path import PATH
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.rendition import Rendition
 from rtmp_twisted.live.timestamps import Timestamps
 from rtmp_twisted.live.traffic import Traffic
-from rtmp_twisted.wire import messages
+from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.chunks import LOG_STREAM_ID, ChunkFormat
 from rtmp_twisted.wire.messages import Message
 
@@ -43,8 +44,8 @@ class Channel:
         self, name: str, options: ChannelOptions, scheduler: FlushScheduler, memory: Memory, clock: IReactorTime
     ) -> None:
         self.name = name
-        self.key = ""
-        """The key of the publish that is on air, or was last."""
+        self.key: str | None = ""
+        """The key of the publish that is on air, or was last; None where any will do."""
         self.on_air = False
         self.options = options
         self.program = Program()
@@ -61,6 +62,8 @@ class Channel:
         self.audience = Audience(self.log, scheduler, options.merge_messages)
         self.timestamps = Timestamps()
         self.players: set[Player] = set()
+        self.pushes: set[Player] = set()
+        """Other servers that it is published to: neither their number nor what they get counts with the players."""
         self._scheduler = scheduler
         self._clock = clock
         self._renditions: dict[type[Format], Rendition] = {}
@@ -69,12 +72,17 @@ class Channel:
 
     # The publisher's side
 
-    def begin(self, key: str) -> list[Player]:
-        """A publish starts. Returns the players that waited with another key; they are not in the channel any more."""
-        strangers = [player for player in self.players if not same_key(player.key, key)]
+    def accepts(self, key: str) -> bool:
+        """Whether a player with this key may have what is on air."""
+        return self.key is None or same_key(key, self.key)
+
+    def begin(self, key: str | None, path: str = "") -> list[Player]:
+        """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
+        that waited with another key; they are not in the channel any more."""
+        self.key = key
+        strangers = [player for player in self.players if not self.accepts(player.key)]
         for player in strangers:
             self.leave(player)
-        self.key = key
         self.on_air = True
         self.program.reset()
         if self._lost_at is None:
@@ -90,7 +98,7 @@ class Channel:
         if whole:
             self.log.begin_group(self.program.headers)
         self._tell(messages.user_control(messages.STREAM_BEGIN, LOG_STREAM_ID))
-        self._tell(_status("NetStream.Play.PublishNotify", f"{self.name} is now published."))
+        self._tell(_status("NetStream.Play.PublishNotify", f"{self.name} is now published.", path))
         self._scheduler.add(self.audience)
         return strangers
 
@@ -126,7 +134,7 @@ class Channel:
     def dismiss(self) -> list[Player]:
         """Hands over all that is new, and returns the players; they are not in the channel any more."""
         self.audience.flush()
-        players = list(self.players)
+        players = [*self.players, *self.pushes]
         for player in players:
             self.leave(player)
         return players
@@ -145,7 +153,7 @@ class Channel:
             audience.flush()  # a rendition has what has been handed over
             audience = self._rendition(player.form).audience
         player.enter(self.name, audience)
-        self.players.add(player)
+        (self.pushes if player.push else self.players).add(player)
 
     def start(self, player: Player) -> None:
         """Starts a player, at first or after a pause: with what its ``cache`` says, and what comes."""
@@ -170,15 +178,18 @@ class Channel:
         if player in self.players:
             self.players.discard(player)
             player.leave()
-            self._past += _delivered(player)
+            self._past += player.traffic()
             if player.form is not None:
                 self._close_rendition(player.form)
+        elif player in self.pushes:
+            self.pushes.discard(player)
+            player.leave()
 
     # For operators
 
     def traffic(self) -> Traffic:
         """Returns what players have received since the channel was made. Its cost grows with the number of players."""
-        return sum((_delivered(player) for player in self.players), self._past)
+        return sum((player.traffic() for player in self.players), self._past)
 
     # Inside
 
@@ -238,14 +249,6 @@ def same_key(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def _status(code: str, description: str) -> Message:
-    return messages.status(LOG_STREAM_ID, "status", code, description)
-
-
-def _delivered(player: Player) -> Traffic:
-    return Traffic(
-        delivered_bytes=player.delivered(),
-        delivered_messages=player.delivered_messages(),
-        skips=player.skips,
-        skipped_bytes=player.skipped_bytes,
-    )
+def _status(code: str, description: str, path: str = "") -> Message:
+    more: dict[str, amf0.Value] = {PATH: path} if path else {}
+    return messages.status(LOG_STREAM_ID, "status", code, description, more)

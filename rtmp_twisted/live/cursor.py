@@ -40,7 +40,7 @@ UNFINISHED: Final = 2
 """This turn's budget is used up."""
 
 Change: TypeAlias = Callable[[bytes, int, int], list[bytes | memoryview]]
-"""Gives the message between two offsets of a block's data as a reader gets it, in as many bytes."""
+"""Gives the message between two offsets of a block's data as a reader gets it: nothing where it does not."""
 
 
 class Writer(Protocol):
@@ -78,7 +78,8 @@ class Writer(Protocol):
 
 
 class Cursor:
-    """A reader of ``log``. ``change``, if there is one, makes of each message what this reader gets."""
+    """A reader of ``log``. ``change``, if there is one, makes of each message what this reader gets. ``push``: it is no
+    viewer; such a reader has a ``change``."""
 
     __slots__ = (
         "_audio",
@@ -102,13 +103,15 @@ class Cursor:
         "_stretch",
         "_video",
         "_video_held",
+        "push",
         "skipped_bytes",
         "skips",
         "writer",
     )  # fmt: skip
 
-    def __init__(self, log: MediaLog, writer: Writer, change: Change | None = None) -> None:
+    def __init__(self, log: MediaLog, writer: Writer, change: Change | None = None, push: bool = False) -> None:
         self.writer = writer
+        self.push = push
         self.skips = 0
         """How often it was too slow and lost a part of the stream."""
         self.skipped_bytes = 0
@@ -298,7 +301,10 @@ class Cursor:
             size += self._write_rest()
         if self._due is not None and not writer.blocked and writer.holder is None:
             self.send_headers(*self._due)
-        while self._block is not None and self._block.position < log.head.position:
+        while True:
+            block = self._block
+            if not self._rest and (block is None or block.position >= log.head.position):
+                break  # a writer may have taken a part of the last message, and not be blocked
             if writer.blocked or writer.holder not in (None, self):
                 return WAITING
             if messages >= TURN_MESSAGES or size >= TURN_BYTES:
@@ -306,10 +312,10 @@ class Cursor:
             before = self.position()
             if self._rest:
                 size += self._write_rest()
-            elif self.plain:
-                messages += self._advance_plain(self._block)
-            else:
-                messages += self._advance_changed(self._block)
+            elif block is not None and self.plain:
+                messages += self._advance_plain(block)
+            elif block is not None:
+                messages += self._advance_changed(block)
             size += self.position() - before
         if self._lacking and self._block is log.head:
             self._lacking &= log.program.video_tracks  # another one begins with a keyframe anyway
@@ -353,27 +359,29 @@ class Cursor:
         start = self._offset
         first = place = bisect_left(block.ends, start + 1)
         buffers: list[bytes | memoryview] = []
-        wanted: list[tuple[int, int, list[bytes | memoryview]]] = []
+        wanted: list[tuple[int, int, int, list[bytes | memoryview]]] = []
         while place < len(block.ends) and len(buffers) < MAX_GATHER:
             end = block.ends[place]
             if self._wants(block, place):
                 parts: list[bytes | memoryview] = [memoryview(block.data)[start:end]]
+                size = end - start
                 if self._change is not None:
                     parts = self._change(block.data, start, end)
+                    size = sum(map(len, parts))
                 buffers += parts
-                wanted.append((start, end, parts))
+                wanted.append((start, end, size, parts))
             start = end
             place += 1
         taken = self.writer.try_writev(buffers) if buffers else 0
-        for begin, end, parts in wanted:
-            if taken < end - begin:
+        for begin, end, size, parts in wanted:
+            if taken < size:
                 start = begin
                 if taken:
                     start = end
                     self._rest = _cut(parts, taken)
                     self.writer.hold(self)
                 break
-            taken -= end - begin
+            taken -= size
         self.fall_behind(block, start)
         return place - first
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.cursor import Change, Cursor, Writer
 from rtmp_twisted.live.log import Format
+from rtmp_twisted.live.traffic import Traffic
 
 
 class Cache(enum.Enum):
@@ -31,9 +32,22 @@ class PlayerOwner(Protocol):
 
 class Player:
     """``key`` is what the publisher's has to be. ``change``: what this player gets in place of the log's messages;
-    ``form``: the rendition that it reads, None for the channel's own log."""
+    ``form``: the rendition that it reads, None for the channel's own log. A ``push`` needs no key, and is no viewer."""
 
-    __slots__ = ("_audience", "_change", "_cursor", "cache", "channel_name", "form", "key", "owner", "paused", "writer")
+    __slots__ = (
+        "_audience",
+        "_change",
+        "_cursor",
+        "cache",
+        "channel_name",
+        "form",
+        "key",
+        "owner",
+        "path",
+        "paused",
+        "push",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -43,13 +57,17 @@ class Player:
         cache: Cache = Cache.GOP,
         change: Change | None = None,
         form: type[Format] | None = None,
+        push: bool = False,
     ) -> None:
         self.owner = owner
         self.writer = writer
         self.key = key
         self.cache = cache
         self.form = form
+        self.push = push
         self.paused = False
+        self.path: tuple[str, ...] = ()
+        """The servers of this kind that wait for what it gets (path.py)."""
         self.channel_name = ""
         """The channel that it is in, or empty."""
         self._change = change
@@ -62,7 +80,7 @@ class Player:
         """The player is in a channel from now on, and gets nothing yet."""
         self.channel_name = channel_name
         self._audience = audience
-        self._cursor = Cursor(audience.log, self.writer, self._change)
+        self._cursor = Cursor(audience.log, self.writer, self._change, self.push)
 
     def leave(self) -> None:
         """The player is in no channel any more."""
@@ -111,6 +129,15 @@ class Player:
 
     # What it counts
 
+    def traffic(self) -> Traffic:
+        """All of it."""
+        return Traffic(
+            delivered_bytes=self.delivered(),
+            delivered_messages=self.delivered_messages(),
+            skips=self.skips,
+            skipped_bytes=self.skipped_bytes,
+        )
+
     def delivered(self) -> int:
         """Bytes of the stream that were handed over, without what was lost."""
         return 0 if self._cursor is None else self._cursor.delivered()
@@ -118,6 +145,12 @@ class Player:
     def delivered_messages(self) -> int:
         """The same in messages."""
         return 0 if self._cursor is None else self._cursor.delivered_messages()
+
+    def waiting(self) -> int:
+        """Bytes of the log that it has not been handed yet."""
+        if self._audience is None or self._cursor is None:
+            return 0
+        return self._audience.log.position - self._cursor.position() + self._cursor.rest_size()
 
     @property
     def skips(self) -> int:

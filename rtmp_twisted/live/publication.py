@@ -91,13 +91,26 @@ class PublicationOwner(Protocol):
 
 class Publication:
     """``client_ip`` is the source's address; times are the broker's clock's seconds. ``stream_id`` is empty until the
-    publish is on air, and may be the key: it is not for the log."""
+    publish is on air, and may be the key: it is not for the log. ``pulled``: what another server plays, which makes
+    room for a publish; ``any_key``: its players may have any key; ``path``: the servers that it has passed."""
 
-    def __init__(self, name: str, key: str, client_ip: str, owner: PublicationOwner) -> None:
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        client_ip: str,
+        owner: PublicationOwner,
+        pulled: bool = False,
+        any_key: bool = False,
+        path: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.key = key
         self.client_ip = client_ip
         self.owner = owner
+        self.pulled = pulled
+        self.any_key = any_key
+        self.path = path
         self.state = PublishState.ASKING
         self.stream_id = ""
         self.key_accepted = False

@@ -80,7 +80,7 @@ class Registry(Protocol):
 class ConnectionOptions:
     """What all connections have in common. ``flush`` hands on what publishers have sent; without a ``poller`` each
     transport reads for itself. ``reserve`` is released where a connection is out of memory. ``debug`` and ``trace``:
-    whether such log events are wanted."""
+    whether such log events are wanted. ``quiet``: somebody else logs their ends."""
 
     clock: IReactorTime
     registry: Registry
@@ -90,6 +90,7 @@ class ConnectionOptions:
     reserve: MemoryReserve | None = None
     debug: bool = False
     trace: bool = False
+    quiet: bool = False
 
 
 class Connection:
@@ -197,7 +198,8 @@ class Connection:
         connected = self.state is not ConnectionState.HANDSHAKE and self.state is not ConnectionState.CONNECT
         try:
             self._end(why)
-            level = self.log.info if connected or self._closing else self.log.debug
+            shown = (connected or self._closing) and not self.options.quiet
+            level = self.log.info if shown else self.log.debug
             level(
                 "disconnected after {duration}, {received} received: {reason}",
                 duration=duration(self._clock.seconds() - self._since),

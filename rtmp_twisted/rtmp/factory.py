@@ -1,16 +1,19 @@
-"""The server's side of listening: makes each connection with its session, watches their times, and ends them when the
-server stops. Made by tap.py."""
+"""All connections of the process: makes those that come in with their session, watches the times of all, and ends them
+when the server stops. Made by tap.py; relay/ has it make those that go out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from itertools import count
 from typing import Final
 
+from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
@@ -25,7 +28,7 @@ from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.protocol import RTMPProtocol
 from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.session import ServerSession
-from rtmp_twisted.wire.handshake import ServerHandshake
+from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
 
 PAUSE_SECONDS: Final = 2.0
 """After so long without a check, the process has not run: it was stopped, or had no CPU."""
@@ -60,31 +63,50 @@ class RTMPFactory(Factory):
         self.options = options
         self.limits = limits or ConnectionLimits()
         self.connections: dict[Connection, None] = {}
-        """Oldest first."""
+        """Oldest first; also those that go out."""
         self.accepted = 0
-        """Connections so far: the number of the newest."""
+        """Connections that have come in so far."""
+        self._numbers = count(1)
         self._reserve = MemoryReserve()
         self._connection_options = ConnectionOptions(
             options.clock, self, scheduler.turns, scheduler.flush_pending, poller, self._reserve, debug, trace
         )
+        self._outgoing_options = evolve(self._connection_options, registry=_Outgoing(self), quiet=True)
         self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
+        self._leaving: Deferred[None] | None = None
         self._checked_at = self._checks_from = options.clock.seconds()
 
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
         self.accepted += 1
         peer = textual_ip(getattr(addr, "host", ""))
-        connection = Connection(self._connection_options, self._handshake(), self.accepted, peer)
+        connection = Connection(
+            self._connection_options, ServerHandshake(os.urandom, self._milliseconds), next(self._numbers), peer
+        )
         connection.handler = ServerSession(self.options, connection)
         return RTMPProtocol(connection)
+
+    def call(self, peer: str) -> Connection:
+        """Returns a connection in the client's role, to a server that the log calls ``peer``. It needs its handler, and
+        its protocol."""
+        return Connection(
+            self._outgoing_options, ClientHandshake(os.urandom, self._milliseconds, None), next(self._numbers), peer
+        )
 
     def connection_made(self, connection: Connection) -> None:
         self.connections[connection] = None
         self.limits.enter(connection.peer)
 
     def connection_lost(self, connection: Connection) -> None:
-        del self.connections[connection]
         self.limits.leave(connection.peer)
+        self.forget(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone, whichever way it went."""
+        del self.connections[connection]
+        if self._leaving is not None and not self._told():
+            left, self._leaving = self._leaving, None
+            left.callback(None)
         if self._all_gone is not None and not self.connections:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)
@@ -111,6 +133,21 @@ class RTMPFactory(Factory):
                 connection.fail(error)
             connection.let_publishers_be_read()
 
+    def request_reconnects(self) -> Deferred[None]:
+        """Asks the clients that understand it to connect again; fires when they have left."""
+        told = self._told()
+        for session in told:
+            session.request_reconnect()
+        if not told:
+            return succeed(None)
+        self._leaving = Deferred()
+        return self._leaving
+
+    def _told(self) -> list[ServerSession]:
+        """The sessions of the clients that understand a request to reconnect."""
+        handlers = [connection.handler for connection in self.connections]
+        return [one for one in handlers if isinstance(one, ServerSession) and one.reconnects]
+
     def finish_all(self, reason: str) -> Deferred[None]:
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""
         self.options.broker.kill_all(reason)  # first: their players are told before they are left
@@ -130,16 +167,32 @@ class RTMPFactory(Factory):
         if largest is not None and largest.held() > MUCH:
             largest.abort("memory is short (MAX_MEMORY_MB), and this connection holds most of it")
 
-    def _handshake(self) -> ServerHandshake:
-        return ServerHandshake(os.urandom, lambda: int(self.options.clock.seconds() * 1000))
+    def _milliseconds(self) -> int:
+        return int(self.options.clock.seconds() * 1000)
+
+
+class _Outgoing:
+    """Keeps the connections that go out together with the others. They count in the total, and for no address."""
+
+    def __init__(self, factory: RTMPFactory) -> None:
+        self._factory = factory
+
+    def connection_made(self, connection: Connection) -> None:
+        self._factory.connections[connection] = None
+        self._factory.limits.enter("")
+
+    def connection_lost(self, connection: Connection) -> None:
+        self._factory.limits.leave("")
+        self._factory.forget(connection)
 
 
 class RTMPService(Service):
     """Listens on endpoints, each with a name for the log and the factory of its connections. ``fail`` ends the process
     for the reason given.
 
-    ``stopService`` stops accepting, ends the connections, and fires when the ports are closed and the connections have
-    gone. After ``grace`` seconds it drops those that are left.
+    ``stopService`` stops accepting, asks clients to reconnect, and gives those that understand it ``grace`` seconds to
+    leave. Then it ends the connections, and fires when the ports are closed and the connections have gone. After
+    ``grace`` seconds more it drops those that are left.
     """
 
     _log = Logger()
@@ -178,18 +231,21 @@ class RTMPService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self._stopped = True
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        clock = self.factory.options.clock
+        closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        with suppress(TimeoutError):
+            await self.factory.request_reconnects().addTimeout(self._grace, clock)
         if self._checks.running:
             self._checks.stop()
-        closed = [maybeDeferred(port.stopListening) for port in self._ports]
         gone = self.factory.finish_all("the server is stopping")
-        patience: Deferred[None] = deferLater(self.factory.options.clock, self._grace, self._drop)
-
-        def done(_: object) -> Deferred[None]:
-            patience.addErrback(lambda failure: None)
-            patience.cancel()
-            return DeferredList(closed, consumeErrors=True).addCallback(lambda _: None)
-
-        return gone.addCallback(done)
+        patience: Deferred[None] = deferLater(clock, self._grace, self._drop)
+        await gone
+        patience.addErrback(lambda failure: None)
+        patience.cancel()
+        await DeferredList(closed, consumeErrors=True)
 
     def _listens(self, port: IListeningPort, name: str) -> None:
         if self._stopped:  # while the endpoint took its time

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.path import PATH
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
@@ -59,6 +60,7 @@ class Session(Protocol):
     agent: str
     publication: Publication | None
     played_key: str | None
+    path: tuple[str, ...]
 
     def changed(self) -> None:
         """A stream has begun or ended to publish or to play."""
@@ -111,6 +113,7 @@ class MessageStream:
         broker = session.options.broker
         connection.accept_messages(min(MAX_MESSAGE_WHILE_ASKING, broker.memory.channel_share))
         publication = broker.publish(address.channel, address.key, connection.peer, self, begin=False)
+        publication.path = session.path
         self.publication = session.publication = connection.sink = publication
         session.changed()
         self._attempt("publish", address.key, lambda: broker.begin(publication))
@@ -202,6 +205,7 @@ class MessageStream:
                 # Else one connection could wait with many keys for a publisher, and try them all when it comes.
                 raise Refused("this connection has played with another key")
             session.played_key = key
+            player.path = session.path
             on_air = broker.play(address.channel, player)
         except Refused as refusal:
             self._fail("play", key)
@@ -224,10 +228,12 @@ class MessageStream:
 
     def _accept_play(self, on_air: bool) -> None:
         stream_id, channel = self.stream_id, self.channel
+        path = self.session.options.broker.path(channel)
+        more: dict[str, amf0.Value] = {PATH: path} if path else {}
         self.session.connection.send(
             messages.user_control(messages.STREAM_BEGIN, stream_id),
             messages.status(stream_id, "status", "NetStream.Play.Reset", f"Playing and resetting {channel}."),
-            messages.status(stream_id, "status", "NetStream.Play.Start", f"Started playing {channel}."),
+            messages.status(stream_id, "status", "NetStream.Play.Start", f"Started playing {channel}.", more),
             messages.data(0, "|RtmpSampleAccess", True, True, stream_id=stream_id),
         )
         what = "playing" if on_air else "waiting for a publisher on"

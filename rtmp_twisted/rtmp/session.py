@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from rtmp_twisted.live.path import PATH, read_path, refusal
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.rtmp.connection import WINDOW, Connection
 from rtmp_twisted.rtmp.interfaces import ConnectionState
@@ -36,14 +37,20 @@ FOURCCS: list[amf0.Value] = [
     *("mp4a", "Opus", "fLaC", "ac-3", "ec-3", ".mp3"),
 ]
 _CAN_FORWARD: Final = 4
+RECONNECT: Final = 1
+"""The bit of ``capsEx`` that says that one understands a request to reconnect."""
 _MULTITRACK, _MODEX, _TIMESTAMP_NANO_OFFSET = 2, 4, 8
 ENHANCED: dict[str, amf0.Value] = {
     "fourCcList": FOURCCS,
     "videoFourCcInfoMap": {"*": _CAN_FORWARD},
     "audioFourCcInfoMap": {"*": _CAN_FORWARD},
-    "capsEx": _MULTITRACK | _MODEX | _TIMESTAMP_NANO_OFFSET,
+    "capsEx": RECONNECT | _MULTITRACK | _MODEX | _TIMESTAMP_NANO_OFFSET,
 }
-"""What a client that asks for it is told (Enhanced RTMP v2, "Enhancing NetConnection connect Command")."""
+"""What a client that asks for it is told, and a server that is called (Enhanced RTMP v2, "Enhancing NetConnection
+connect Command")."""
+
+RECONNECT_REQUEST: Final = "NetConnection.Connect.ReconnectRequest"
+"""Asks a client to connect once more, here or elsewhere (Enhanced RTMP v2, "Reconnect Request")."""
 
 
 class ServerSession:
@@ -61,8 +68,10 @@ class ServerSession:
         "connection",
         "log",
         "options",
+        "path",
         "played_key",
         "publication",
+        "reconnects",
     )
 
     def __init__(self, options: SessionOptions, connection: Connection) -> None:
@@ -77,6 +86,10 @@ class ServerSession:
         """The one publish of this connection, from its request to its end. Its media may come on any message stream."""
         self.played_key: str | None = None
         """The key of its plays."""
+        self.path: tuple[str, ...] = ()
+        """The servers that what it publishes has passed, or that wait for what it plays."""
+        self.reconnects = False
+        """Whether it understands a request to reconnect."""
         self._commands = 0  # in this second
         self._excess = 0.0  # bytes that the publisher has sent beyond its limit
         self._streams: dict[int, MessageStream] = {}
@@ -122,6 +135,13 @@ class ServerSession:
         for stream_id, stream in list(self._streams.items()):
             stream.end(reason)
             self._streams.pop(stream_id, None)
+
+    # What the factory calls
+
+    def request_reconnect(self) -> None:
+        """Asks the client to connect again. What it sends is handled until it leaves."""
+        info = status_info("status", RECONNECT_REQUEST, "The server is stopping.")
+        self.connection.send(messages.command("onStatus", 0, None, info))
 
     # What its streams call
 
@@ -177,10 +197,15 @@ class ServerSession:
                 raise BadName("there is none")
             self.app = self.options.names.app(app)
         except BadName as error:
-            info = status_info("error", "NetConnection.Connect.Rejected", f"bad channel: {error}")
-            self.connection.send(messages.command("_error", command.transaction_id, None, info))
-            self.connection.finish(f"bad channel: {error}")
+            self._reject(command, f"bad channel: {error}")
             return
+        self.path = read_path(wishes.get(PATH))
+        refused = refusal(self.path, self.options.broker.server_id)
+        if refused:
+            self._reject(command, refused)
+            return
+        capabilities = wishes.get("capsEx")
+        self.reconnects = isinstance(capabilities, float) and capabilities % 2 == RECONNECT  # the lowest bit
         self.connection.enter(ConnectionState.IDLE)
         info = status_info("status", "NetConnection.Connect.Success", "Connection succeeded.")
         info["objectEncoding"] = 3 if wishes.get("objectEncoding") == 3 else 0
@@ -199,6 +224,11 @@ class ServerSession:
             channel=self.app.shown,
             agent=f" ({self.agent})" if self.agent else "",
         )
+
+    def _reject(self, command: Command, reason: str) -> None:
+        info = status_info("error", "NetConnection.Connect.Rejected", reason)
+        self.connection.send(messages.command("_error", command.transaction_id, None, info))
+        self.connection.finish(reason)
 
     def _create_stream(self, command: Command, _: Message) -> None:
         stream_id = self._next_stream_id

@@ -49,14 +49,14 @@ class SecuredFactory(TLSMemoryBIOFactory):
     protocol = _TLSProtocol
 
 
-class _TLSConnection(SSL.Connection):
+class TLSConnection(SSL.Connection):
     def do_handshake(self) -> None:
-        """A client's goodbye in the handshake is an error like others: Twisted (26.10) trips over the one that has no
-        reason in it."""
+        """A goodbye in the handshake is an error like others: Twisted (26.10) trips over the one that has no reason in
+        it."""
         try:
             super().do_handshake()
         except SSL.ZeroReturnError:
-            raise SSL.Error([("SSL routines", "", "the client left in the handshake")]) from None
+            raise SSL.Error([("SSL routines", "", "the other side left in the handshake")]) from None
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -85,7 +85,7 @@ class Certificates(Service):
             self._checks.stop()
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return _TLSConnection(self._context, None)
+        return TLSConnection(self._context, None)
 
     def check(self) -> None:
         """Reads the files again if one has changed. Of a pair that cannot be used nothing is kept but an error in the

@@ -21,6 +21,7 @@ from zope.interface import implementer
 from rtmp_twisted._version import __version__
 from rtmp_twisted.live.authority import IPublishAuthority
 from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.relays import Relays, RelayStatus
 from rtmp_twisted.rtmp.factory import RTMPFactory
 from rtmp_twisted.web.rates import Sampler
 from rtmp_twisted.web.status import ASKING, ON_AIR, WAITING, ServerStatus, all_channels
@@ -28,6 +29,9 @@ from rtmp_twisted.web.status import ASKING, ON_AIR, WAITING, ServerStatus, all_c
 MAX_CHANNELS: Final = 100
 """Channels with metrics of their own: the oldest. ``rtmp_channels_not_shown`` counts the others; the totals include
 them."""
+
+MAX_RELAYS: Final = 200
+"""Pushes and pulls with metrics of their own; ``rtmp_relays`` counts all."""
 
 MAX_NAME: Final = 128
 """Characters of the longest channel name that becomes a label."""
@@ -88,10 +92,12 @@ class Metrics(Collector):
         factory: RTMPFactory,
         authority: TimedAuthority,
         peers: Mapping[str, Peer],
+        relays: Relays | None = None,
     ) -> None:
         self._broker = broker
         self._server = ServerStatus(broker, factory)
         self._peers = peers
+        self._relays = relays
         self._registry = CollectorRegistry()
         lag = Histogram(
             "rtmp_reactor_lag_seconds",
@@ -122,9 +128,13 @@ class Metrics(Collector):
         for name, peer in self._peers.items():
             up.add_metric([name], peer.connected)
         yield up
+        if self._relays is not None:
+            yield from self._pushes_and_pulls(self._relays.statuses())
 
     def _connections(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("rtmp_connections", "Connections now", self._server.connections)
+        yield GaugeMetricFamily(
+            "rtmp_connections", "Connections now, also those to other servers", self._server.connections
+        )
         yield CounterMetricFamily("rtmp_connections", "Connections accepted", self._server.accepted)
         refused = CounterMetricFamily("rtmp_connections_refused", "Connections refused", labels=["reason"])
         for reason, count in self._server.refused.items():
@@ -157,6 +167,36 @@ class Metrics(Collector):
         yield GaugeMetricFamily("rtmp_memory_limit_bytes", "How much of it they may hold", server.memory_limit)
         given_back = "How often a channel or a connection had to give memory back"
         yield CounterMetricFamily("rtmp_memory_shrinks", given_back, server.shrinks)
+
+    def _pushes_and_pulls(self, statuses: list[RelayStatus]) -> Iterator[Metric]:
+        labels = ["kind", "channel", "id", "target"]
+        live = GaugeMetricFamily(
+            "rtmp_relay_live", "Whether media goes to, or comes from, the other server", labels=labels
+        )
+        rate = GaugeMetricFamily("rtmp_relay_bit_rate", "Media in the last second, in bit/s", labels=labels)
+        waiting = GaugeMetricFamily(
+            "rtmp_relay_waiting_bytes", "Media that a push has not been handed yet", labels=labels
+        )
+        moved = CounterMetricFamily("rtmp_relay_bytes", "Media pushed or pulled, in bytes", labels=labels)
+        skips = CounterMetricFamily("rtmp_relay_skips", "How often a push was too slow and lost media", labels=labels)
+        skipped = CounterMetricFamily("rtmp_relay_skipped_bytes", "Media that pushes lost", labels=labels)
+        again = CounterMetricFamily("rtmp_relay_reconnects", "How often its connection was lost", labels=labels)
+        shown = [status for status in statuses if len(status.channel) <= MAX_NAME][:MAX_RELAYS]
+        for status in shown:
+            values = [status.kind, status.channel, status.id, status.target]
+            live.add_metric(values, status.state == "live")
+            rate.add_metric(values, status.bit_rate)
+            waiting.add_metric(values, status.waiting_bytes)
+            moved.add_metric(values, status.total_bytes)
+            skips.add_metric(values, status.skips)
+            skipped.add_metric(values, status.skipped_bytes)
+            again.add_metric(values, status.reconnects)
+        yield from (live, rate, waiting, moved, skips, skipped, again)
+        states = Counter((status.kind, status.state) for status in statuses)
+        family = GaugeMetricFamily("rtmp_relays", "Pushes and pulls, by state", labels=["kind", "state"])
+        for labelled, number in states.items():
+            family.add_metric(labelled, number)
+        yield family
 
     def _channels(self) -> Iterator[Metric]:
         states = Counter({ON_AIR: 0, ASKING: 0, WAITING: 0})

@@ -1,4 +1,4 @@
-"""HTTP for operators: health, metrics, which channels there are, and a way to end a publish.
+"""HTTP for operators: health, metrics, which channels, pushes and pulls there are, and ways to end or add some.
 
 tap.py makes an `OperatorHTTP` only when HTTP_PORT is set. It is for the people who run the server, and listens on
 loopback or wants a token. Still, no request may cost much or do harm, and /healthz is always answered.
@@ -23,9 +23,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.relays import Relays, RelayStatus
 from rtmp_twisted.rtmp.formatting import address
 from rtmp_twisted.web.rates import Sampler
-from rtmp_twisted.web.serializers import serialize_channel
+from rtmp_twisted.web.serializers import serialize_channel, serialize_relay
 from rtmp_twisted.web.site import LimitedSite
 from rtmp_twisted.web.status import all_channels, one_channel
 
@@ -54,10 +55,11 @@ class OperatorHTTP(Service):
         sampler: Sampler,
         metrics: Callable[[], bytes],
         token: str,
+        relays: Relays | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._sampler = sampler
-        self._site = LimitedSite(_OperatorResource(clock, broker, sampler, metrics, token), clock)
+        self._site = LimitedSite(_OperatorResource(clock, broker, sampler, metrics, token, relays), clock)
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -108,7 +110,13 @@ class _OperatorResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, clock: IReactorTime, broker: Broker, sampler: Sampler, metrics: Callable[[], bytes], token: str
+        self,
+        clock: IReactorTime,
+        broker: Broker,
+        sampler: Sampler,
+        metrics: Callable[[], bytes],
+        token: str,
+        relays: Relays | None,
     ) -> None:
         super().__init__()
         self._clock = clock
@@ -116,6 +124,7 @@ class _OperatorResource(Resource):
         self._sampler = sampler
         self._metrics = metrics
         self._token = token.encode()
+        self._relays = relays
 
     def render(self, request: Request) -> bytes:
         try:
@@ -154,14 +163,35 @@ class _OperatorResource(Resource):
                 return self._allow(request, "GET", lambda: self._show(name))
             case ["api", "v1", "channels", name, "kill"]:
                 return self._allow(request, "POST", lambda: self._kill(name, request))
+        if self._relays is not None:
+            answer = self._answer_of_relays(path, request, self._relays)
+            if answer is not None:
+                return answer
         return _error(http.NOT_FOUND, "there is no such page")
 
-    def _allow(self, request: Request, method: str, answer: Callable[[], _Answer]) -> _Answer:
+    def _answer_of_relays(self, path: list[str], request: Request, relays: Relays) -> _Answer | None:
+        match path:
+            case ["api", "v1", "relays"]:
+                return self._allow(request, "GET", lambda: _list_relays(relays.statuses()))
+            case ["api", "v1", "channels", name, "pull"]:
+                statuses = [status for status in relays.statuses(name) if status.kind == "pull"]
+                return self._allow(request, "GET", lambda: _list_relays(statuses))
+            case ["api", "v1", "channels", name, "push"] if request.method == b"POST":
+                return _add_push(name, request, relays)
+            case ["api", "v1", "channels", name, "push"]:
+                statuses = [status for status in relays.statuses(name) if status.kind == "push"]
+                return self._allow(request, "GET", lambda: _list_relays(statuses), "POST")
+            case ["api", "v1", "channels", name, "push", id]:
+                return self._allow(request, "DELETE", lambda: _remove_push(name, id, relays))
+        return None
+
+    def _allow(self, request: Request, method: str, answer: Callable[[], _Answer], other: str = "") -> _Answer:
+        """Answers a request by ``method``. ``other`` is a method that has been answered elsewhere."""
         methods = (b"GET", b"HEAD") if method == "GET" else (method.encode(),)
         if request.method in methods:
             return answer()
-        request.setHeader(b"allow", b", ".join(methods))
-        return _error(http.NOT_ALLOWED, f"only {method} is allowed here")
+        request.setHeader(b"allow", b", ".join((*methods, other.encode()) if other else methods))
+        return _error(http.NOT_ALLOWED, f"only {f'{method} or {other}' if other else method} is allowed here")
 
     def _refusal(self, request: Request) -> _Answer | None:
         """Returns the answer to a request that is not allowed, else None.
@@ -201,6 +231,31 @@ class _OperatorResource(Resource):
         peer = getattr(request.getClientAddress(), "host", "")
         _log.info("HTTP: the publish on channel {name!r} was ended", name=name, peer=peer)
         return _json({"killed": name})
+
+
+def _list_relays(statuses: list[RelayStatus]) -> _Answer:
+    return _json({"total": len(statuses), "relays": [serialize_relay(status) for status in statuses]})
+
+
+def _add_push(name: str, request: Request, relays: Relays) -> _Answer:
+    """The body is ``{"url": "rtmp://…"}``. No answer repeats the URL: it has a stream key."""
+    try:
+        asked = json.loads(request.content.read() if request.content else b"")
+    except (ValueError, RecursionError):
+        asked = None
+    url = asked.get("url") if isinstance(asked, dict) else None
+    if not isinstance(url, str):
+        raise _BadRequest('the body must be {"url": "rtmp://HOST/APP/KEY"}')
+    try:
+        return _json(serialize_relay(relays.add_push(name, url)), http.CREATED)
+    except ValueError as error:
+        raise _BadRequest(str(error)) from None
+
+
+def _remove_push(name: str, id: str, relays: Relays) -> _Answer:
+    if not relays.remove_push(name, id):
+        return _error(http.NOT_FOUND, "there is no such push")
+    return _json({"removed": id})
 
 
 def _is_local(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""A channel as an operator sees it: plain values for JSON.
+"""A channel, a push or a pull as an operator sees it: plain values for JSON.
 
 They never hold a key or a stream id: where nobody decides who publishes, the stream id is the key, and on other
 platforms it is a secret too.
@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
+from rtmp_twisted.live.relays import RelayStatus
 from rtmp_twisted.media.codecs import Details, describe_header
 from rtmp_twisted.web.rates import Sampler
 from rtmp_twisted.web.status import ChannelStatus, PublisherStatus
@@ -53,6 +54,25 @@ def serialize_channel(channel: ChannelStatus, now: float, sampler: Sampler) -> d
         values["keyframe_interval"] = channel.keyframe_interval
         values["tracks"] = tracks(channel.headers)
     return values
+
+
+def serialize_relay(status: RelayStatus) -> dict[str, Any]:
+    """Returns a push or pull."""
+    return {
+        "id": status.id,
+        "kind": status.kind,
+        "channel": status.channel,
+        "target": status.target,
+        "made_by": status.made_by,
+        "state": status.state,
+        "live_seconds": None if status.live_seconds is None else round(status.live_seconds, 3),
+        "bit_rate": round(status.bit_rate),
+        "bytes": status.total_bytes,
+        "waiting_bytes": status.waiting_bytes,
+        "skipped": {"times": status.skips, "bytes": status.skipped_bytes},
+        "reconnects": status.reconnects,
+        "last_error": status.last_error,
+    }
 
 
 def _serialize_publisher(publisher: PublisherStatus) -> dict[str, Any]:

@@ -413,6 +413,9 @@ def append_chunks(
     return len(header) + length + (length - 1) // chunk_size * len(continuation)
 
 
+_ALL_ONES: Final = b"\xff\xff\xff"
+"""In place of a timestamp that is extended."""
+
 LOG_STREAM_ID: Final = 1
 """The message stream id that a `ChunkFormat` writes: the first that createStream gives a connection."""
 
@@ -448,3 +451,35 @@ def restream(data: bytes, start: int, end: int, stream_id: int) -> list[bytes | 
     if data[start + 7] == USER_CONTROL:
         return [data[start : end - 4] + stream_id.to_bytes(4, "big")]
     return [data[start : start + 8] + stream_id.to_bytes(4, "little"), memoryview(data)[start + 12 : end]]
+
+
+def time_of(data: bytes, start: int) -> int:
+    """Returns the timestamp of the message at ``start``, which a `ChunkFormat` must have written."""
+    time = data[start + 1 : start + 4]
+    return int.from_bytes(data[start + 12 : start + 16] if time == _ALL_ONES else time, "big")
+
+
+def retime(
+    data: bytes, start: int, end: int, stream_id: int, timestamp: int, chunk_size: int
+) -> list[bytes | memoryview]:
+    """Returns the chunks of one message, ``data[start:end]``, with another message stream id and another timestamp.
+
+    A `ChunkFormat` must have written them, and no User Control message. Only where either timestamp is extended
+    (section 5.3.1.3), each of the chunks is written anew.
+    """
+    if timestamp < _EXTENDED and data[start + 1 : start + 4] != _ALL_ONES:
+        head = data[start : start + 1] + timestamp.to_bytes(3, "big") + data[start + 4 : start + 8]
+        return [head + stream_id.to_bytes(4, "little"), memoryview(data)[start + 12 : end]]
+    parts: list[bytes | memoryview] = []
+    append_chunks(
+        parts, data[start], chunk_size, data[start + 7], stream_id, timestamp, body_of(data, start, end, chunk_size)
+    )
+    return parts
+
+
+def body_of(data: bytes, start: int, end: int, chunk_size: int) -> bytes:
+    """Returns the body of the message ``data[start:end]``, which a `ChunkFormat` must have written."""
+    extended = 4 if data[start + 1 : start + 4] == _ALL_ONES else 0
+    # A basic header of one byte, and perhaps the timestamp again, before each chunk but the first.
+    first, step = start + 12 + extended, chunk_size + 1 + extended
+    return b"".join([data[place : min(place + chunk_size, end)] for place in range(first, end, step)])

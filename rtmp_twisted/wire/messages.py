@@ -92,9 +92,11 @@ def command(name: str, transaction_id: float, *arguments: amf0.Value, stream_id:
     return Message(COMMAND_AMF0, stream_id, 0, amf0.encode(name, transaction_id, *arguments))
 
 
-def status(stream_id: int, level: str, code: str, description: str) -> Message:
-    """An ``onStatus`` command (section 7.2.2); ``level`` is "status" or "error"."""
-    info: amf0.Value = {"level": level, "code": code, "description": description}
+def status(
+    stream_id: int, level: str, code: str, description: str, more: dict[str, amf0.Value] | None = None
+) -> Message:
+    """An ``onStatus`` command (section 7.2.2); ``level`` is "status" or "error". ``more``: further properties."""
+    info: amf0.Value = {"level": level, "code": code, "description": description, **(more or {})}
     return command("onStatus", 0, None, info, stream_id=stream_id)
 
 

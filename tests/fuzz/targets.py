@@ -22,6 +22,7 @@ from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
 from rtmp_twisted.wire.messages import AGGREGATE, AUDIO, VIDEO, Message
 from tests.fuzz.schedules import Schedule
+from tests.relay.case import Network, Node, Stub
 from tests.support.fakes import RecordingTarget
 from tests.support.flv import parse_flv
 from tests.support.memory import World
@@ -242,6 +243,55 @@ def fuzz_session(data: bytes) -> None:
         assert world.broker.channels() == []
 
 
+def fuzz_relay(data: bytes) -> None:
+    """A server that is pushed to, or pulled from, answers as it should up to some stage, and with any bytes from there
+    on. No bug is logged, a push beside it receives everything, and nothing is left in the end."""
+    mode, stage, size = (data + bytes(3))[:3]
+    push, pull = ("", "other/*=rtmp://bad/app/{key}") if mode % 2 else ("tv=rtmp://bad/app/key", "")
+    with no_bugs():
+        network = Network()
+        bad, good = Stub(network, "bad"), Stub(network, "good")
+        node = Node(network, "here", push, pull)
+        node.relays.add_push("tv", "rtmp://good/app/key")
+        publisher = node.publisher("tv")
+        if mode % 2:
+            node.player("other")
+        witness, there = good.connection, bad.connection
+        witness.accept()
+        stages: list[Callable[[], None]] = [
+            lambda: there.answer("connect", None, {}),
+            lambda: there.answer("createStream", None, 1.0),
+            lambda: there.status("NetStream.Play.Start" if mode % 2 else "NetStream.Publish.Start"),
+        ]
+        for step in stages[: stage % 4]:
+            step()
+        size = size * 8 + 1
+        for start in range(3, len(data), size):
+            if not there.transport.ended:
+                there.transport.write(data[start : start + size])
+                network.settle()
+        publisher.send(AVC_HEADER, avc(0, True), aac(10))
+        for _ in range(12):
+            network.clock.advance(1)
+            publisher.send(messages.acknowledgement(0))
+            node.world.factory.check()
+            network.settle()
+        assert [message.body for message in witness.media()] == [
+            message.body for message in (AVC_HEADER, avc(0, True), aac(10))
+        ]
+        gone = node.relays.stopService()
+        network.settle()
+        for client in node.clients:
+            client.leave()
+        for _ in range(10):
+            network.clock.advance(1)
+            node.world.factory.check()
+            network.settle()
+        assert gone.called and not node.world.factory.connections
+        assert node.world.factory.limits.inside == 0
+        assert node.world.broker.channels() == []
+
+
 def fuzz_server(data: bytes) -> None:
     """Up to four clients, the authority, a command's sender and the clock do what a schedule says (schedules.py), and
     leave. No bug is logged, the authority heard of the end of each start that it accepted, what was received is
@@ -280,6 +330,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "media": fuzz_media,
     "proxy": fuzz_proxy,
     "redis": fuzz_redis,
+    "relay": fuzz_relay,
     "server": fuzz_server,
     "session": fuzz_session,
 }

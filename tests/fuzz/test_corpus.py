@@ -56,6 +56,9 @@ class CorpusTests(SynchronousTestCase):
     def test_redis(self) -> None:
         self.replay("redis")
 
+    def test_relay(self) -> None:
+        self.replay("relay")
+
     def test_server(self) -> None:
         self.replay("server")
 

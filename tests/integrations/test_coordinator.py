@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rtmp_twisted.integrations import reconnecting
+from rtmp_twisted import reconnecting
 from rtmp_twisted.integrations.coordinator import CoordinatorAuthority, control_url
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
 from tests.support import coordinator as play
@@ -66,7 +66,7 @@ class ControlCase(TestCase):
 
     def setUp(self) -> None:
         self.log = Log(self)
-        self.patch(reconnecting, "MAX_DELAY", 0.05)
+        self.patch(reconnecting.ReconnectingClient, "max_delay", 0.05)
         self.coordinator = Coordinator(SECRET)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.coordinator.stop()))
         self.target = RecordingTarget()
@@ -169,7 +169,7 @@ class OpeningTests(ControlCase):
 
     async def test_silent_coordinator(self) -> None:
         """It accepts TCP and sends nothing. The server gives up after the time limit for opening."""
-        self.patch(reconnecting, "OPENING_TIMEOUT", 0.2)
+        self.patch(reconnecting.ReconnectingClient, "opening_timeout", 0.2)
         authority = self.authority(base_url=self._plays(None))
         await self.assertFailure(authority.start("tv", "key", "192.0.2.1"), Refused)
         await until(partial(self.said, "no answer in time", 3), "three attempts")

@@ -21,7 +21,7 @@ from rtmp_twisted.tap import assemble
 
 services = assemble(Settings.load(os.environ), reactor)
 imported = [name for name in {LIBRARIES} if name in sys.modules]
-ours = [name for name in sys.modules if name.startswith("rtmp_twisted.integrations.")]
+ours = [name for name in sys.modules if name.startswith(("rtmp_twisted.integrations.", "rtmp_twisted.relay."))]
 print(json.dumps([imported, ours, [type(service).__name__ for service in services]]))
 """
 COORDINATOR = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
@@ -29,7 +29,8 @@ COORDINATOR = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
 
 class ImportTests(SynchronousTestCase):
     def assemble(self, **settings: str) -> tuple[list[str], list[str], list[str]]:
-        """Returns which libraries and modules of integrations/ are imported with these settings, and the services."""
+        """Returns which libraries and modules of integrations/ and relay/ are imported with these settings, and the
+        services."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
         done = subprocess.run(
             [sys.executable, "-c", ASSEMBLE], env=environment, capture_output=True, text=True, timeout=60
@@ -61,7 +62,11 @@ class ImportTests(SynchronousTestCase):
         self.check({"autobahn", "jwt"}, services, CALLBACK_URL="http://127.0.0.1/", **COORDINATOR)
 
     def test_http(self) -> None:
-        self.check({"prometheus_client"}, {"OperatorHTTP"}, HTTP_PORT="8080")
+        self.check({"prometheus_client"}, {"OperatorHTTP", "RelayService"}, HTTP_PORT="8080")
+
+    def test_relays(self) -> None:
+        self.check(set(), {"RelayService"}, PUSH="*=rtmp://127.0.0.1/app/key")
+        self.check(set(), {"RelayService"}, PULL="tv/key=rtmp://127.0.0.1/app/name")
 
 
 class RoomTests(SynchronousTestCase):
@@ -89,13 +94,13 @@ class RoomTests(SynchronousTestCase):
                 del graph[module]
 
     def test_integrations(self) -> None:
-        self.check("integrations", "live")
+        self.check("integrations", "live", "peer_errors", "reconnecting")
 
     def test_web(self) -> None:
         self.check("web", "wire", "media", "live", "rtmp", "_version")
 
     def test_reactor(self) -> None:
-        """Neither room imports the reactor: it is passed in."""
-        for room in "integrations", "web":
+        """None of these rooms imports the reactor: it is passed in."""
+        for room in "integrations", "relay", "web":
             for path in (ROOT / "rtmp_twisted" / room).glob("*.py"):
                 self.assertNotIn("import reactor", path.read_text(), path.name)

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rtmp_twisted.integrations import reconnecting
+from rtmp_twisted import reconnecting
 from rtmp_twisted.integrations.redis import Kill, RedisCommands, apply_message, parse_command, read_trust_root
 from tests.support.certificates import Authority
 from tests.support.fakes import Log, RecordingTarget, reactor, until
@@ -92,7 +92,7 @@ class RedisCase(TestCase):
         self.target = RecordingTarget()
         self.target.on_air.add("tv")
         # Delays are between the half and the whole of this; a back-off of seconds would only be waited for.
-        self.patch(reconnecting, "MAX_DELAY", 0.1)
+        self.patch(reconnecting.ReconnectingClient, "max_delay", 0.1)
 
     async def server(self, **options: Any) -> RedisServer:
         server = RedisServer(**options)
@@ -290,7 +290,7 @@ class TLSTests(RedisCase):
 
     async def test_plain_server(self) -> None:
         """Each side waits for the other one. The time limit for opening ends it."""
-        self.patch(reconnecting, "OPENING_TIMEOUT", 0.5)
+        self.patch(reconnecting.ReconnectingClient, "opening_timeout", 0.5)
         server = await self.server()
         commands = self.commands(server.port, tls=True, tls_ca=str(self.authority.certificate))
         await until(lambda: self.log.lines(LogLevel.warn), "the refusal")
@@ -341,7 +341,7 @@ class HostileServerTests(RedisCase):
             b"*3\r\n*0\r\n:1\r\n+x\r\n" * 50,
             bytes(range(256)) * 100,
         ]:
-            self.patch(reconnecting, "OPENING_TIMEOUT", 0.5)
+            self.patch(reconnecting.ReconnectingClient, "opening_timeout", 0.5)
             commands = self.commands(self.play(answer))
             await until(lambda: self.log.lines(LogLevel.warn), "the end of it")
             self.assertFalse(commands.connected)
@@ -350,7 +350,7 @@ class HostileServerTests(RedisCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_says_nothing(self) -> None:
-        self.patch(reconnecting, "OPENING_TIMEOUT", 0.2)
+        self.patch(reconnecting.ReconnectingClient, "opening_timeout", 0.2)
         self.commands(self.play())
         await until(lambda: self.log.lines(LogLevel.warn))
         self.assertIn("no answer in time", self.log.lines(LogLevel.warn)[0])

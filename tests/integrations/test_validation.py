@@ -12,9 +12,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseFailed
 
-from rtmp_twisted.integrations.errors import PeerError, describe
 from rtmp_twisted.integrations.tokens import signed_token
 from rtmp_twisted.integrations.validation import plain_address, stream_id_problem
+from rtmp_twisted.peer_errors import PeerError, describe
 from tests.support.fakes import read_token
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll, Refused
-from rtmp_twisted.live.broker import LISTEN_SECONDS, RETURN_SECONDS, STOP_SECONDS, Broker
+from rtmp_twisted.live.broker import LISTEN_SECONDS, STOP_SECONDS, Broker
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.live.questions import MAX_FROM_ADDRESS, MAX_QUESTIONS
@@ -20,6 +20,8 @@ from tests.support.live import FakeWriter, Viewer
 from tests.support.memory import Authority
 from tests.support.rtmp_client import AAC_HEADER, aac, codes
 from tests.support.turns import TurnClock
+
+RETURN_SECONDS = 5.0  # PUBLISH_RETURN_SECONDS' default
 
 
 @define(eq=False, slots=False)

@@ -393,6 +393,20 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(viewers[0].writer.calls, calls + 1)
         self.assertEqual(viewers[0].bodies()[-5:], [aac(2000 + n).body for n in range(5)])
 
+    def test_pushes_are_no_viewers(self) -> None:
+        """However many there are, and whatever writing to them costs, everything is written at once."""
+        clock = Clock()
+        channel = on_air(make_channel(0.1, clock, cost=0.5))
+        pushes = [join(channel, stream_id=2, push=True) for _ in range(10 * FEW_READERS)]
+        viewer = join(channel)
+        group(channel, 1)
+        for n in range(5):
+            channel.publish(aac(2000 + n))
+            channel.flush_when_due()
+            for one in (viewer, *pushes):
+                self.assertEqual(one.bodies()[-1], aac(2000 + n).body)
+        self.assertEqual((len(channel.audience), clock.getDelayedCalls()), (1, []))
+
     def test_a_timer_that_is_late(self) -> None:
         """The reactor is busy with something else: what comes after the time goes on without waiting for the timer."""
         clock = Clock()

@@ -54,7 +54,7 @@ class ConnectTests(SynchronousTestCase):
             assert isinstance(info, dict) and isinstance(info["fourCcList"], list)
             self.assertIn("hvc1", info["fourCcList"])
             self.assertEqual(info["videoFourCcInfoMap"], {"*": 4})
-            self.assertEqual(info["capsEx"], 2 + 4 + 8)
+            self.assertEqual(info["capsEx"], 1 + 2 + 4 + 8)
 
     def test_app_with_slash_and_query(self) -> None:
         for app in "channel/", "channel?a=b", "channel/?a=b":

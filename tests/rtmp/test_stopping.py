@@ -142,5 +142,33 @@ class ServerStopsTests(SynchronousTestCase):
             self.successResultOf(done)
             self.assertEqual([event[0] for event in world.authority.events], ["start", "end"])
 
+    def test_requests_to_reconnect(self) -> None:
+        """Who has said that it understands one gets it (Enhanced RTMP v2, "Reconnect Request"), and goes on until it
+        leaves. Nobody else is told, nor waited for."""
+        world = World()
+        asked = []
+        for capabilities in 1.0, 15.0, 14.0, 0.0, float("nan"), float("inf"), "1", None:
+            client = world.connect()
+            client.call("connect", {"app": "channel", "capsEx": capabilities}, transaction=1)
+            client.call("createStream", None, transaction=2)
+            asked.append(client)
+        asked[0].publish()
+        left = world.factory.request_reconnects()
+        request = b"\x02\0\x08onStatus\0" + bytes(8) + b"\x05\x03"
+        for client in asked[2:]:
+            self.assertEqual(client.new(), [])
+        asked[0].send(AVC_HEADER, avc(0, True))
+        player = world.connect().open()
+        self.assertEqual(len(media(player.play())), 2)
+        for client in asked[:2]:
+            self.assertNoResult(left)
+            [message] = client.new()
+            self.assertEqual((message.type_id, message.stream_id), (20, 0))
+            self.assertTrue(message.body.startswith(request), message.body)
+            self.assertEqual(codes([message]), ["NetConnection.Connect.ReconnectRequest"])
+            client.leave()
+        self.successResultOf(left)
+        self.successResultOf(world.factory.request_reconnects())
+
     def test_nobody_there(self) -> None:
         self.successResultOf(World().factory.finish_all("the server is stopping"))

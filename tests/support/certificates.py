@@ -52,15 +52,17 @@ class Authority:
         """For Twisted clients."""
         return trustRootFromCertificates([Certificate.loadPEM(self.certificate.read_bytes())])
 
-    def issue(self, *names: str, days: int = 30, kind: str = "ecdsa") -> IssuedCertificate:
+    def issue(
+        self, *names: str, days: int = 30, kind: str = "ecdsa", signed_by_itself: bool = False
+    ) -> IssuedCertificate:
         """A certificate for ``names`` (host names and addresses); with ``days`` below 0 it is out of date. ``kind`` of
         its key: ``ecdsa`` or ``rsa``."""
         key: Key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")])
         certificate = (
-            self._builder(subject, key, days)
+            self._builder(subject, key, days, subject if signed_by_itself else self._name)
             .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-            .sign(self._key, hashes.SHA256())
+            .sign(key if signed_by_itself else self._key, hashes.SHA256())
         )
         # Each has files of its own, so that a list of them can be made before the first is used.
         self._issued += 1
@@ -74,12 +76,14 @@ class Authority:
         )
         return issued
 
-    def _builder(self, subject: x509.Name, key: Key, days: int = 30) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: Key, days: int = 30, issuer: x509.Name | None = None
+    ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(self._name)
+            .issuer_name(issuer or self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=60))

@@ -210,10 +210,11 @@ class Stage:
         key: str = "key",
         writer: FakeWriter | None = None,
         turns: bool = True,
+        push: bool = False,
     ) -> Viewer:
         viewer = Viewer(self.clock, writer or FakeWriter(room))
         change = None if stream_id == 1 else lambda data, start, end: restream(data, start, end, stream_id)
-        viewer.player = Player(viewer, viewer.writer, key, cache, change, self.form)
+        viewer.player = Player(viewer, viewer.writer, key, cache, change, self.form, push)
         viewer.writer.viewers.append(viewer)
         self.channel.add(viewer.player)
         self.channel.start(viewer.player)

@@ -68,17 +68,18 @@ class HTTPCase(TestCase):
     """The site listens on ``port``. Its clock is ``world.clock``; ``big`` is the text of /metrics, if set."""
 
     big = b""
+    relays: Any = None
 
     def serve(self, token: str = "", **peers: FakePeer) -> None:
         self.world = World(names=NameRules(1000, allow_special=True))
         clock = self.world.clock
         self.timed = TimedAuthority(self.world.authority, clock)
-        self.metrics = Metrics(clock, self.world.broker, self.world.factory, self.timed, peers)
+        self.metrics = Metrics(clock, self.world.broker, self.world.factory, self.timed, peers, self.relays)
         self.port = free_port()
         endpoint = TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1")
         sampler = self.metrics.sampler
         service = OperatorHTTP(
-            clock, endpoint, self.world.broker, sampler, lambda: self.big or self.metrics.text(), token
+            clock, endpoint, self.world.broker, sampler, lambda: self.big or self.metrics.text(), token, self.relays
         )
         service.privilegedStartService()
         service.startService()

@@ -111,6 +111,8 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: in
         for run in range(1, repeat + 1):
             # Every second round is in reverse order, so that none of the servers always runs first.
             for peer in servers if run % 2 else reversed(servers):
+                if scenario.needs_another and peer.relays is None:
+                    continue
                 try:
                     results.append(measure(peer, scenario, run, seconds, options.settle, cores))
                     print(_line(results[-1]), flush=True)

@@ -50,7 +50,8 @@ class LoadFailed(Exception):
 
 @dataclass
 class Job:
-    """What one load process has to do. Player ``i`` of ``players`` plays on app ``i`` modulo their number."""
+    """What one load process has to do. Player ``i`` of ``players`` plays on app ``i`` modulo their number.
+    ``publish_port``: where it publishes, if that is not where it plays."""
 
     host: str
     port: int
@@ -60,10 +61,15 @@ class Job:
     publishes: bool
     kbps: int
     publisher_chunk: int
+    publish_port: int = 0
 
     @property
     def address(self) -> tuple[str, int]:
         return self.host, self.port
+
+    @property
+    def publish_address(self) -> tuple[str, int]:
+        return self.host, self.publish_port or self.port
 
 
 @dataclass
@@ -147,7 +153,7 @@ class Load:
     def _new_publishers(self) -> Iterator[Publisher]:
         job = self._job
         for app in job.apps:
-            publisher = Publisher(job.address, app, job.key, self._stream, self._plans, job.publisher_chunk)
+            publisher = Publisher(job.publish_address, app, job.key, self._stream, self._plans, job.publisher_chunk)
             self._publishers.append(publisher)
             yield publisher
 

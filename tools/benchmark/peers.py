@@ -68,6 +68,22 @@ class Peer:
     version: str
     command: Callable[[Path, int], list[str]]
     environment: dict[str, str] = field(default_factory=dict)
+    relays: Callable[[scenarios.Scenario, int], list[str]] | None = None
+    """Options for a scenario's pushes or pulls, with the second server's port. None: it cannot, or nobody has said
+    how."""
+
+
+def _our_relays(scenario: scenarios.Scenario, port: int) -> list[str]:
+    if scenario.edge:
+        return ["--pull", f"*/*=rtmp://{HOST}:{port}/{{channel}}/{{key}}"]
+    channel = scenarios.app_name(0)
+    rules = [f"{channel}=rtmp://{HOST}:{port}/{push_name(number)}/key" for number in range(scenario.pushes)]
+    return ["--push", " ".join(rules)]
+
+
+def push_name(number: int) -> str:
+    """The channel at the second server."""
+    return f"push{number}"
 
 
 def given(text: str) -> Peer:
@@ -143,7 +159,7 @@ def _server(name: str, package: Path, *search_path: str) -> Peer:
 
     version = _output([twistd, "--version"]).splitlines()[0].rpartition(" ")[2]
     environment = {"PYTHONPATH": os.pathsep.join([str(package), *search_path])}
-    return Peer(name, f"{_project_version(package)}, Twisted {version}", command, environment)
+    return Peer(name, f"{_project_version(package)}, Twisted {version}", command, environment, _our_relays)
 
 
 def _twistd() -> str:

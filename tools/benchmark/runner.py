@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,15 @@ def measure(peer: Peer, scenario: Scenario, run: int, seconds: float, settle: fl
 
     Raises BenchError where the server does not come up, or ends the run.
     """
-    with tempfile.TemporaryDirectory(prefix="rtmp-bench-") as name, _serving(peer, Path(name), cores) as (server, port):
-        with _loading(scenario, port, cores) as loads:
+    with ExitStack() as stack:
+        options: list[str] = []
+        other_port = 0
+        if scenario.needs_another:
+            assert peer.relays is not None
+            _, other_port = stack.enter_context(serving(peer, set(cores.load)))
+            options = peer.relays(scenario, other_port)
+        server, port = stack.enter_context(serving(peer, cores.server, options))
+        with _loading(scenario, port, cores, other_port if scenario.edge else 0) as loads:
             _together(loads, "published", SETUP_TIMEOUT_S)
             began = time.monotonic()
             for load in loads:
@@ -168,18 +175,22 @@ def measure(peer: Peer, scenario: Scenario, run: int, seconds: float, settle: fl
 
 
 @contextmanager
-def _serving(peer: Peer, directory: Path, cores: Cores) -> Iterator[tuple[Server, int]]:
+def serving(peer: Peer, cores: set[int], options: Sequence[str] = ()) -> Iterator[tuple[Server, int]]:
+    """A server on these cores, and its port."""
     port = free_port(HOST)
-    server = Server.start(peer.name, peer.command(directory, port), directory, peer.environment, cores.server)
-    try:
-        server.wait_until_listening(HOST, port)
-        yield server, port
-    finally:
-        server.stop()
+    with tempfile.TemporaryDirectory(prefix="rtmp-bench-") as name:
+        directory = Path(name)
+        command = [*peer.command(directory, port), *options]
+        server = Server.start(peer.name, command, directory, peer.environment, cores)
+        try:
+            server.wait_until_listening(HOST, port)
+            yield server, port
+        finally:
+            server.stop()
 
 
 @contextmanager
-def _loading(scenario: Scenario, port: int, cores: Cores) -> Iterator[list[LoadProcess]]:
+def _loading(scenario: Scenario, port: int, cores: Cores, publish_port: int) -> Iterator[list[LoadProcess]]:
     count = min(len(cores.load), 1 + (scenario.players - 1) // PLAYERS_PER_LOAD)
     loads: list[LoadProcess] = []
     try:
@@ -193,6 +204,7 @@ def _loading(scenario: Scenario, port: int, cores: Cores) -> Iterator[list[LoadP
                 publishes=index == 0,
                 kbps=scenario.kbps,
                 publisher_chunk=scenario.publisher_chunk,
+                publish_port=publish_port,
             )
             loads.append(LoadProcess(job, cores.load[index]))
         yield loads

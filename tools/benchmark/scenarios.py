@@ -7,13 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scenario:
-    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use."""
+    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use.
+
+    The first channel is published to ``pushes`` channels of a second server. With ``edge``, everything is published to
+    a second server, and the one that is measured pulls it from there.
+    """
 
     name: str
     players: int
     channels: int = 1
     kbps: int = 2500
     publisher_chunk: int = 4096
+    pushes: int = 0
+    edge: bool = False
+
+    @property
+    def needs_another(self) -> bool:
+        """Whether a second server takes part."""
+        return bool(self.pushes or self.edge)
 
     @property
     def apps(self) -> list[str]:
@@ -38,6 +49,8 @@ SCENARIOS = [
     Scenario("100-channels", 100, channels=100),
     Scenario("100-channels-small-chunks", 100, channels=100, publisher_chunk=128),
     Scenario("2000-players-20-channels", 2000, channels=20),
+    Scenario("edge-500-players", 500, edge=True),
+    Scenario("10-players-20-pushes", 10, kbps=6000, pushes=20),
 ]
 
 QUICK = ["10-players", "100-players"]

@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.integrations.errors import PeerError
-from rtmp_twisted.integrations.reconnecting import CLOSING_TIMEOUT, OPENING_TIMEOUT, OneShotEvent, ReconnectingClient
+from rtmp_twisted.peer_errors import PeerError
+from rtmp_twisted.reconnecting import CLOSING_TIMEOUT, OPENING_TIMEOUT, OneShotEvent, ReconnectingClient
 from tests.support.fakes import Log
 
 

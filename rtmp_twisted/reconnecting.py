@@ -1,4 +1,5 @@
-"""A client connection that is made again whenever it is lost: the base of the coordinator's client and of Redis's.
+"""A client connection that is made again whenever it is lost: the base of the coordinator's client, of Redis's, and of
+pushes and pulls.
 
 `ReconnectingClient` is the service, `KeptConnection` is the connection it keeps. It logs an outage once, not each
 attempt to end it.
@@ -16,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtmp_twisted.integrations.errors import describe
+from rtmp_twisted.peer_errors import describe
 
 OPENING_TIMEOUT = 15.0
 """Seconds for one whole attempt: the name, TCP, TLS, and whatever the other side requires before the connection is
@@ -87,8 +88,21 @@ class ReconnectingClient(Service, Generic[C]):
     ``clock`` measures all delays, ``random`` makes the jitter, and ``title`` names the other side in the log.
     """
 
+    opening_timeout = OPENING_TIMEOUT
+    max_delay = MAX_DELAY
+    closing_timeout = CLOSING_TIMEOUT
+
     connection: C | None = None
     """The connection, while there is one that is ready for use."""
+
+    opening = False
+    """Whether an attempt is under way."""
+
+    last_problem = ""
+    """Why the last attempt has failed, or the last connection was lost; in words, without secrets."""
+
+    losses = 0
+    """How often a connection that was ready for use was lost."""
 
     def __init__(self, title: str, clock: IReactorTime, random: Random) -> None:
         self.title = title
@@ -114,7 +128,7 @@ class ReconnectingClient(Service, Generic[C]):
         self._connecting.addErrback(self._log_failure)
 
     def stopService(self) -> Deferred[None]:
-        """Stops connecting, and closes the connection. Fires when it is gone, within `CLOSING_TIMEOUT`."""
+        """Stops connecting, and closes the connection. Fires when it is gone, within `closing_timeout`."""
         super().stopService()
         connecting, self._connecting = self._connecting, None
         if connecting is None:
@@ -135,16 +149,19 @@ class ReconnectingClient(Service, Generic[C]):
             # A party that accepts connections only to drop them is not called more often than one that is away.
             stable = opened_at is not None and self.clock.seconds() - opened_at >= STABLE_SECONDS
             attempts = 1 if stable else attempts + 1
-            await deferLater(self.clock, self._delay(attempts), lambda: None)
+            await deferLater(self.clock, self.delay(attempts), lambda: None)
 
     async def _connect_once(self) -> float | None:
         """Opens one connection and waits for its end. Returns when it was ready for use, or None if it never was."""
+        self.opening = True
         try:
-            connection = await Deferred.fromCoroutine(self.open()).addTimeout(OPENING_TIMEOUT, self.clock)
+            connection = await Deferred.fromCoroutine(self.open()).addTimeout(self.opening_timeout, self.clock)
         except Exception as error:
             if self.running:
                 self._report("no connection to {title}, trying again: {reason}", describe(error))
             return None
+        finally:
+            self.opening = False
         opened_at = self.clock.seconds()
         self.connection = connection
         self._reasons.clear()
@@ -156,26 +173,29 @@ class ReconnectingClient(Service, Generic[C]):
             return opened_at
         finally:
             self.connection = None
+        self.losses += 1
         self._report("the connection to {title} was lost, trying again: {reason}", reason)
         return opened_at
 
     async def _close(self, connection: C) -> None:
         connection.close()
-        limit = self.clock.callLater(CLOSING_TIMEOUT, connection.abort)
+        limit = self.clock.callLater(self.closing_timeout, connection.abort)
         await connection.lost.wait()
         if limit.active():
             limit.cancel()
 
     def _report(self, line: str, reason: str) -> None:
         """Logs a warning, or a debug line if the same has been said in this outage."""
+        self.last_problem = reason
         if reason in self._reasons or len(self._reasons) >= _MAX_REASONS:
             _log.debug(line, title=self.title, reason=reason)
         else:
             self._reasons.add(reason)
             _log.warn(line, title=self.title, reason=reason)
 
-    def _delay(self, attempts: int) -> float:
-        longest: float = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(attempts - 1, 10))
+    def delay(self, attempts: int) -> float:
+        """Returns the seconds until the next attempt, after so many in vain."""
+        longest: float = min(self.max_delay, FIRST_DELAY * 2.0 ** min(attempts - 1, 10))
         return longest * self.random.uniform(0.5, 1.0)
 
 
