@@ -150,10 +150,8 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
         endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
-    web = None
     if settings.web:
-        web = web_server(settings, reactor, options, limits, certificates)
-        services.append(web)
+        services.append(web_server(settings, reactor, options, limits, certificates))
     services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     if isinstance(authority, Service):
         services.insert(0, authority)
@@ -234,12 +232,13 @@ def web_server(
     limits = ConnectionLimits(0, settings.web_max_per_ip, exempt, "WEB_MAX_PER_IP", beside=others)
     site = watch_site(viewers, limits)
     endpoints: list[Any] = []
-    for name, port in ("WEB", settings.web_port), ("WEB over TLS", settings.web_ssl_port):
-        factory: Any = site
-        if port == settings.web_ssl_port:
-            from rtmp_twisted.rtmp.tls import SecuredFactory
+    factories: list[Any] = [("web server", settings.web_port, site)]
+    if settings.web_ssl_port:
+        from rtmp_twisted.rtmp.tls import SecuredFactory
 
-            factory = SecuredFactory(certificates, False, site, reactor)
+        secured = SecuredFactory(certificates, False, site, reactor)
+        factories.append(("web server over TLS", settings.web_ssl_port, secured))
+    for name, port, factory in factories:
         if port:
             where = endpoint(reactor, settings.web_bind_address, port)
             endpoints.append((name, where, Listener(limits, factory, settings.proxy_protocol_from, reactor)))
@@ -255,7 +254,9 @@ def operator_http(
 
     metrics = Metrics(reactor, broker, factory, timed, links)
     where = endpoint(reactor, settings.http_bind_address, settings.http_port)
-    return OperatorHTTP(reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, lambda line: fail(reactor, line))
+    return OperatorHTTP(
+        reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, lambda line: fail(reactor, line)
+    )
 
 
 def publish_authority(settings: Settings, reactor: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A player: what it wants of a channel, and the cursor that reads for it. Made by the rooms that serve it (rtmp/, web/)."""
+"""A player: what it wants of a channel, and the cursor that reads for it. Made by the rooms that serve it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Connection limits: how many connections there are, in total and from each address, and how many are allowed.
 
-One `ConnectionLimits` serves all RTMP and RTMPS ports, and another one those of the web server. The listener asks it before anything is spent on a connection. Each protocol
-enters when its connection is made and leaves when the connection is lost, whatever happened in between.
+One `ConnectionLimits` serves all RTMP and RTMPS ports, and another one those of the web server. The listener asks it
+before anything is spent on a connection. Each protocol enters when its connection is made and leaves when the
+connection is lost, whatever happened in between.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ConnectionLimits:
         self.inside = 0
         self.refused: Counter[str] = Counter()
         """Connections turned away so far, by reason: a few fixed words."""
-        self._all = _Total(total) if beside is None else beside._all
+        self._all: _Total = _Total(total) if beside is None else beside._all
         self._exempt = exempt
         self._setting = setting
         self._inside_from: Counter[str] = Counter()

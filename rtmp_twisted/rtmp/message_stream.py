@@ -15,10 +15,10 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
+from rtmp_twisted.rtmp import names
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.guessing import GuessingLimits
-from rtmp_twisted.rtmp import names
 from rtmp_twisted.rtmp.names import App, BadName, NameRules, StreamAddress
 from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.wire import amf0, messages

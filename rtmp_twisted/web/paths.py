@@ -5,8 +5,8 @@
     /CHANNEL/KEY/NAME         a file of a format that has several, such as index.m3u8
 
 Where no key is needed, or it is in the query (``?token=``), the same without ``/KEY``: ``/CHANNEL``, ``/CHANNEL.flv``,
-``/CHANNEL/index.m3u8``. Segments are percent-decoded once, after the path has been split, so that ``%2F`` is a character
-of a name. The rules for names (rtmp/names.py) hold for the channel, and for the key unless it is a token.
+``/CHANNEL/index.m3u8``. Segments are percent-decoded once, after the path has been split, so that ``%2F`` is a
+character of a name. The rules for names (rtmp/names.py) hold for the channel, and for the key unless it is a token.
 """
 
 from __future__ import annotations

@@ -245,7 +245,7 @@ class Viewer:
         self._deadline = None
         self._began = self.viewers.clock.seconds()
         self.log.info(
-            'watching channel "{channel}" as {format}', channel=self.visit.target.channel, format=self.stream.name
+            'watching channel "{channel}" as {stream}', channel=self.visit.target.channel, stream=self.stream.name
         )
         self._accept()
         if not self._with_body:
@@ -272,9 +272,9 @@ class Viewer:
         self.writer.write(answers.refusal(code, reason, self._with_body))
 
     def _finish_if_caught_up(self) -> None:
-        if self._deadline is not None and self._began is not None and self._player is not None:
-            if self._player.caught_up and not self.writer.blocked:
-                self.finish(self._reason)
+        ending = self._deadline is not None and self._began is not None
+        if ending and self._player is not None and self._player.caught_up and not self.writer.blocked:
+            self.finish(self._reason)
 
     def finish(self, reason: str) -> None:
         """Closes the connection when all that was written has arrived."""

@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from rtmp_twisted.media.flv import FLVFormat
 from rtmp_twisted.ports import Ports
 from rtmp_twisted.rtmp.limits import ConnectionLimits
-from rtmp_twisted.web.access import Access, Denied, Visit
+from rtmp_twisted.web.access import Denied, Visit
 from rtmp_twisted.web.answers import PREFLIGHT, SHARED
 from rtmp_twisted.web.pages import PageFile, PageFiles
 from rtmp_twisted.web.paths import NoSuchPath
@@ -168,5 +168,3 @@ def _file(request: Request, file: PageFile) -> bytes:
 def _body(request: Request, body: bytes) -> bytes:
     request.setHeader("Content-Length", str(len(body)))
     return b"" if request.method == b"HEAD" else body
-
-
