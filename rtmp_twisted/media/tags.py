@@ -109,10 +109,10 @@ _SOUND_FORMATS: Final = {
     11: "Speex",
     14: "MP3",
 }
-_LEGACY_FOURCCS: Final = {7: b"avc1", 12: b"hvc1", 13: b"av01", 14: b"vvc1"}
+LEGACY_FOURCCS: Final = {7: b"avc1", 12: b"hvc1", 13: b"av01", 14: b"vvc1"}
 """The FourCC that Enhanced RTMP gives to the codec of a codec id."""
 
-_FOURCCS: Final = {
+CODEC_NAMES: Final = {
     b"avc1": "H.264",
     b"hvc1": "HEVC",
     b"vvc1": "VVC",
@@ -126,6 +126,7 @@ _FOURCCS: Final = {
     b"ec-3": "E-AC-3",
     b".mp3": "MP3",
 }
+"""The names that `codec_name` returns, by FourCC."""
 
 
 def classify_video(body: bytes) -> int:
@@ -230,7 +231,7 @@ def _sequence(type_id: int, body: bytes) -> tuple[bool, list[tuple[int, bytes]]]
     if not begins and not _ends_avc_sequence(body):
         return False, []
     codec_id = body[0] & 0x0F
-    return begins, [(0, _LEGACY_FOURCCS.get(codec_id, bytes((codec_id,))))]
+    return begins, [(0, LEGACY_FOURCCS.get(codec_id, bytes((codec_id,))))]
 
 
 def _ends_avc_sequence(body: bytes) -> bool:
@@ -265,7 +266,7 @@ def codec_name(type_id: int, body: bytes) -> str:
             return _VIDEO_CODECS.get(body[0] & 0x0F, "unknown")
         return _SOUND_FORMATS.get(body[0] >> 4, "unknown")
     packet = parse(type_id, body)
-    return _FOURCCS.get(packet.tracks[0].fourcc, "unknown") if packet else "unknown"
+    return CODEC_NAMES.get(packet.tracks[0].fourcc, "unknown") if packet else "unknown"
 
 
 class Track(NamedTuple):

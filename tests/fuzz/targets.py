@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from rtmp_twisted.integrations import coordinator_messages as control_messages
 from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
-from rtmp_twisted.media import codecs, flv, keyframes, tags
+from rtmp_twisted.media import codecs, flv, fmp4, keyframes, tags
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
@@ -25,6 +25,7 @@ from tests.fuzz.schedules import Schedule
 from tests.support.fakes import RecordingTarget
 from tests.support.flv import parse_flv
 from tests.support.memory import World
+from tests.support.mp4 import check_stream, parse_mp4, samples
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
 
 LONGEST = 4096
@@ -173,6 +174,34 @@ def fuzz_media(data: bytes) -> None:
         assert len(split) <= messages.MAX_PARTS
 
 
+def fuzz_fmp4(data: bytes) -> None:
+    """Any messages are muxed to a well-formed stream, which has no more media than they have, and is bounded by them. Each
+    message begins with a byte for its type, one for its time, and two for its length."""
+    for muxer in fmp4.Muxer(), fmp4.Muxer(1):
+        entries: list[fmp4.Entry] = []
+        offset = time = sent = count = resets = 0
+        while offset + 4 <= len(data):
+            kind, step, length = data[offset], data[offset + 1], data[offset + 2] << 8 | data[offset + 3]
+            body = data[offset + 4 : offset + 4 + length]
+            offset += 4 + len(body)
+            time = time + step * 4 - (900 if kind & 2 else 0) & 0xFFFFFFFF
+            sent += len(body)
+            count += 1
+            entries += muxer.write(VIDEO if kind & 1 else AUDIO, time, body)
+            if kind & 0xFC == 0xFC:
+                entries += muxer.flush()
+                muxer.reset()
+                resets += 1
+        entries += muxer.flush()
+        stream = b"".join(part for entry in entries for part in (entry.head, entry.frame))
+        found = samples(stream)
+        assert sum(len(sample.data) for sample in found) <= sent
+        assert len(found) <= count * fmp4.MAX_TRACKS
+        assert len(stream) <= 2 * sent + fmp4.CREDIT + fmp4.FRAGMENT_HEADER * len(found)
+        if not resets:  # which let times go back
+            check_stream(parse_mp4(stream))
+
+
 def fuzz_coordinator(data: bytes) -> None:
     """What was parsed and is written again is parsed in the same way."""
     text = data.decode("utf-8", "replace")
@@ -275,6 +304,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "chunks": fuzz_chunks,
     "client_handshake": fuzz_client_handshake,
     "coordinator": fuzz_coordinator,
+    "fmp4": fuzz_fmp4,
     "handshake": fuzz_handshake,
     "keyframes": fuzz_keyframes,
     "media": fuzz_media,

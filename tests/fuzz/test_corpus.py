@@ -41,6 +41,9 @@ class CorpusTests(SynchronousTestCase):
     def test_coordinator(self) -> None:
         self.replay("coordinator")
 
+    def test_fmp4(self) -> None:
+        self.replay("fmp4")
+
     def test_handshake(self) -> None:
         self.replay("handshake")
 
