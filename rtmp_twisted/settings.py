@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 from attrs import field, frozen
@@ -43,6 +43,9 @@ from rtmp_twisted.settings_types import (
 __all__ = ["Networks", "Settings", "SettingsError", "markdown_table", "option_parameters"]
 
 T = TypeVar("T")
+
+SHORTEST_SECRET: Final = 32
+"""Bytes that PLAY_SECRET has at least: as many as HS256 gives (RFC 7518, section 3.2)."""
 
 
 def setting(kind: Kind[T], default: T | Callable[[Settings], T], meaning: str, default_text: str = "") -> T:
@@ -196,12 +199,33 @@ class Settings:
         "longest time that media waits so that it reaches many players in fewer writes, in ms; 0: no waiting",
     )
 
-    # Running it.
+    # HTTP for operators.
     http_port: int = setting(integer(0, 65_535), 0, "port of the HTTP server for operators; 0: off")
     http_bind_address: str = setting(
         ADDRESS, "127.0.0.1", "address of the HTTP server; HTTP_TOKEN is required unless it is a loopback address"
     )
     http_token: str = setting(SECRET_WORD, "", "bearer token that the HTTP server requires")
+
+    # Watching without an RTMP player.
+    web_port: int = setting(integer(0, 65_535), 0, "port of the web server for viewers; 0: off")
+    web_bind_address: str = setting(ADDRESS, "", "address that the web server listens on", "all, IPv4 and IPv6")
+    web_ssl_port: int = setting(
+        integer(0, 65_535), 0, "port of the web server over TLS, with the certificate of RTMPS; 0: off"
+    )
+    web_play: str = setting(
+        one_of("key", "token", "anyone"),
+        "key",
+        "who may watch with a browser. `key`: whoever has the publisher's key. `token`: whoever has a token that is"
+        " signed with PLAY_SECRET. `anyone`: everybody, and the addresses have no key",
+    )
+    play_secret: str = setting(
+        SECRET, "", "HS256 secret of the tokens of viewers, at least 32 bytes. RTMP players may use them as well"
+    )
+    web_max_per_ip: int = setting(
+        integer(1, 1_000_000), 64, "most connections from one address to the web server at a time"
+    )
+
+    # Running it.
     shutdown_grace_seconds: int = setting(
         integer(0, 60), 3, "longest time that a stop waits for the last media and for stop events, in seconds"
     )
@@ -264,11 +288,33 @@ class Settings:
             yield ("http_port", "http_bind_address", "http_token"), line
         if self.rtmps and self.ssl_port == self.rtmp_port and self.ssl_bind_address == self.bind_address:
             yield ("ssl_port", "rtmp_port"), f"SSL_PORT: {self.ssl_port} is already the RTMP port"
+        yield from self._web_contradictions()
+
+    def _web_contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """The same for the web server."""
+        if self.web_ssl_port and not self.rtmps:
+            line = "WEB_SSL_PORT: SSL_CERT and SSL_KEY are needed with it"
+            yield ("web_ssl_port", "ssl_cert", "ssl_key"), line
+        if self.play_secret and len(self.play_secret.encode()) < SHORTEST_SECRET:
+            yield ("play_secret",), f"PLAY_SECRET: it takes at least {SHORTEST_SECRET} bytes (RFC 7518, section 3.2)"
+        if not self.web:
+            return
+        if self.web_play == "token" and not self.play_secret:
+            yield ("web_play", "play_secret"), "WEB_PLAY: PLAY_SECRET is needed with 'token'"
+        for name in "id_allow_special_characters", "id_allow_empty":
+            if self.web_play == "anyone" and getattr(self, name):
+                line = f"WEB_PLAY: 'anyone' cannot be used with {name.upper()}: its addresses would be ambiguous"
+                yield ("web_play", name), line
 
     @property
     def rtmps(self) -> bool:
         """Whether RTMPS is on."""
         return bool(self.ssl_cert and self.ssl_key)
+
+    @property
+    def web(self) -> bool:
+        """Whether the web server for viewers is on."""
+        return bool(self.web_port or self.web_ssl_port)
 
     def warnings(self) -> list[str]:
         """Returns one line for each thing that can be used, but was perhaps not intended."""

@@ -43,6 +43,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
     where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
     yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")
+    yield Feature("web server for viewers", one.web, _web(one), "WEB_PORT")
     limit = f"{one.max_ip_concurrent_connections} from one address"
     if one.concurrent_limit_whitelist:
         limit += f", except for {one.concurrent_limit_whitelist}"
@@ -79,6 +80,15 @@ def _is_compiled() -> bool:
 def _where(address: str, port: int) -> str:
     host = f"[{address}]" if ":" in address else address
     return f"port {port} of {host}" if host else f"port {port}"
+
+
+def _web(settings: Settings) -> str:
+    one = settings
+    ports = [_where(one.web_bind_address, one.web_port)] if one.web_port else []
+    if one.web_ssl_port:
+        ports.append(f"over TLS on {_where(one.web_bind_address, one.web_ssl_port)}")
+    who = {"key": "with the publisher's key", "token": "with a token", "anyone": "for anyone"}[one.web_play]
+    return f"{' and '.join(ports)}, {who}"
 
 
 def _publishers(settings: Settings) -> str:

@@ -121,16 +121,18 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         settings.max_ip_concurrent_connections,
         settings.concurrent_limit_whitelist,
     )
+    options = SessionOptions(
+        broker=broker,
+        clock=reactor,
+        names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
+        chunk_size=settings.rtmp_chunk_size,
+        players=settings.rtmp_play_whitelist,
+        max_publish_rate=settings.max_publish_kbps * 1000 / 8,
+        guessing=GuessingLimits(reactor),
+        tokens=play_tokens(settings),
+    )
     factory = RTMPFactory(
-        SessionOptions(
-            broker=broker,
-            clock=reactor,
-            names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
-            chunk_size=settings.rtmp_chunk_size,
-            players=settings.rtmp_play_whitelist,
-            max_publish_rate=settings.max_publish_kbps * 1000 / 8,
-            guessing=GuessingLimits(reactor),
-        ),
+        options,
         limits,
         poller,
         debug=settings.log_debug,
@@ -139,6 +141,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     listener = Listener(limits, factory, settings.proxy_protocol_from, reactor)
     endpoints: list[Any] = [("RTMP", one, listener) for one in rtmp_endpoints(settings, reactor)]
     services: list[Service] = [broker]
+    certificates = None
     if settings.rtmps:
         from rtmp_twisted.rtmp.tls import SecuredFactory
 
@@ -147,6 +150,8 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
         endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
+    if settings.web:
+        services.append(web_server(settings, reactor, options, limits, certificates))
     services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     if isinstance(authority, Service):
         services.insert(0, authority)
@@ -203,6 +208,44 @@ def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:
     return TimedAuthority(authority, reactor)
 
 
+def play_tokens(settings: Settings) -> Any:
+    """Reads the tokens of viewers (an `IPlayTokens`); None where there are none."""
+    if not settings.play_secret:
+        return None
+    from rtmp_twisted.integrations.play_tokens import PlayTokens
+
+    return PlayTokens(settings.play_secret)
+
+
+def web_server(
+    settings: Settings, reactor: Any, options: SessionOptions, others: ConnectionLimits, certificates: Any
+) -> Any:
+    """The public web server (a `WatchHTTP`), which serves whom ``options`` let play."""
+    from rtmp_twisted.ports import Ports
+    from rtmp_twisted.web.access import Access
+    from rtmp_twisted.web.viewer import Viewers
+    from rtmp_twisted.web.watch import WatchHTTP, watch_site
+
+    access = Access(reactor, options.names, options.guessing, settings.web_play, options.tokens, options.players)
+    viewers = Viewers(reactor, options.broker, access, settings.log_debug)
+    exempt = settings.concurrent_limit_whitelist
+    limits = ConnectionLimits(0, settings.web_max_per_ip, exempt, "WEB_MAX_PER_IP", beside=others)
+    site = watch_site(viewers, limits)
+    endpoints: list[Any] = []
+    factories: list[Any] = [("web server", settings.web_port, site)]
+    if settings.web_ssl_port:
+        from rtmp_twisted.rtmp.tls import SecuredFactory
+
+        secured = SecuredFactory(certificates, False, site, reactor)
+        factories.append(("web server over TLS", settings.web_ssl_port, secured))
+    for name, port, factory in factories:
+        if port:
+            where = endpoint(reactor, settings.web_bind_address, port)
+            endpoints.append((name, where, Listener(limits, factory, settings.proxy_protocol_from, reactor)))
+    ports = Ports(endpoints, lambda line: fail(reactor, line))
+    return WatchHTTP(viewers, site, ports, settings.shutdown_grace_seconds)
+
+
 def operator_http(
     settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory, timed: Any, links: dict[str, Any]
 ) -> Service:
@@ -211,7 +254,9 @@ def operator_http(
 
     metrics = Metrics(reactor, broker, factory, timed, links)
     where = endpoint(reactor, settings.http_bind_address, settings.http_port)
-    return OperatorHTTP(reactor, where, broker, metrics.sampler, metrics.text, settings.http_token)
+    return OperatorHTTP(
+        reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, lambda line: fail(reactor, line)
+    )
 
 
 def publish_authority(settings: Settings, reactor: Any) -> Any:

@@ -22,11 +22,11 @@ from zope.interface import implementer
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
-from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
+from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
-from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
 from rtmp_twisted.live.traffic import Traffic
@@ -148,6 +148,8 @@ class Broker(Service):
         self._tidy(entry)
         for player in dismissed:
             player.owner.play_ended(player, "the publish has ended")
+        if publication.state is PublishState.ENDED and publication.on_air_since is not None:
+            _tell_watchers(entry.channel)
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -277,6 +279,9 @@ class Broker(Service):
         entry.on_air = publication
         for player in strangers:
             player.owner.play_refused(player, "the publisher that came has another key")
+        for player in entry.channel.watched(started=False):
+            if player.watcher is not None:
+                player.watcher.publish_began(player)
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
 
@@ -313,7 +318,8 @@ class Broker(Service):
     def _unpublish(self, entry: _Entry) -> None:
         """A lost publisher has not come back."""
         self._end_lost(entry)
-        entry.channel.unpublish()
+        if entry.channel.unpublish():
+            _tell_watchers(entry.channel)
 
     def _end_lost(self, entry: _Entry) -> None:
         if entry.unpublish is not None and entry.unpublish.active():
@@ -330,7 +336,7 @@ class Broker(Service):
         when there is any. Raises Refused where its key is not the publisher's."""
         entry = self._entry(name)
         channel = entry.channel
-        if channel.on_air and not same_key(player.key, channel.key):
+        if channel.on_air and not player.admitted_by(channel.key):
             raise Refused("the key is not the publisher's")
         channel.add(player)
         return channel.on_air
@@ -426,6 +432,13 @@ class Broker(Service):
 
 def _publication(entry: _Entry) -> Publication | None:
     return entry.on_air or next(iter(entry.asking), None)
+
+
+def _tell_watchers(channel: Channel) -> None:
+    """A publish has ended, and does not go on."""
+    for player in channel.watched(started=True):
+        if player.watcher is not None:
+            player.watcher.publish_ended(player)
 
 
 def _received(publication: Publication) -> Traffic:

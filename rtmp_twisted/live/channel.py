@@ -6,8 +6,6 @@ back. What a publisher sends is written by its `Publication`.
 
 from __future__ import annotations
 
-import hmac
-
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
@@ -71,7 +69,7 @@ class Channel:
 
     def begin(self, key: str) -> list[Player]:
         """A publish starts. Returns the players that waited with another key; they are not in the channel any more."""
-        strangers = [player for player in self.players if not same_key(player.key, key)]
+        strangers = [player for player in self.players if not player.admitted_by(key)]
         for player in strangers:
             self.leave(player)
         self.key = key
@@ -111,10 +109,11 @@ class Channel:
         else:
             self.unpublish()
 
-    def unpublish(self) -> None:
-        """Tells the players that their publish has ended, unless they know or another one has begun."""
+    def unpublish(self) -> bool:
+        """Tells the players that their publish has ended, unless they know or another one has begun; returns whether
+        it did."""
         if self._lost_at is None:
-            return
+            return False
         self._lost_at = None
         self._tell(_status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
         self._tell(messages.user_control(messages.STREAM_EOF, LOG_STREAM_ID))
@@ -122,6 +121,7 @@ class Channel:
         self._restart(self.options.whole_stream)
         for audience in self._audiences():
             audience.release()
+        return True
 
     def dismiss(self) -> list[Player]:
         """Hands over all that is new, and returns the players; they are not in the channel any more."""
@@ -153,6 +153,7 @@ class Channel:
         if audience is None or cursor is None:
             return
         player.paused = False
+        player.started = True
         cache = player.cache
         group = self._first_group(audience.log, cache)
         audience.start(cursor, group, sound=cache is not Cache.NO)
@@ -173,6 +174,10 @@ class Channel:
             self._past += _delivered(player)
             if player.form is not None:
                 self._close_rendition(player.form)
+
+    def watched(self, started: bool) -> list[Player]:
+        """Players that have somebody who is to know of publishes: those that were started, or wait for one."""
+        return [player for player in self.players if player.watcher is not None and player.started is started]
 
     # For operators
 
@@ -231,11 +236,6 @@ class Channel:
     def _tell(self, message: Message) -> None:
         """Appends a message of the server's own, in its place in the stream."""
         self.log.append(message.type_id, self.log.timestamp, message.body)
-
-
-def same_key(one: str, other: str) -> bool:
-    """Compares two keys in a time that does not tell where they differ."""
-    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _status(code: str, description: str) -> Message:

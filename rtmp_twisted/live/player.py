@@ -1,8 +1,9 @@
-"""A player: what it wants of a channel, and the cursor that reads for it. Made by the room that serves it (rtmp/)."""
+"""A player: what it wants of a channel, and the cursor that reads for it. Made by the rooms that serve it."""
 
 from __future__ import annotations
 
 import enum
+import hmac
 from typing import Protocol
 
 from rtmp_twisted.live.audience import Audience
@@ -29,38 +30,72 @@ class PlayerOwner(Protocol):
         """The publish has ended, and its players end with it. The player has left its channel."""
 
 
-class Player:
-    """``key`` is what the publisher's has to be. ``change``: what this player gets in place of the log's messages;
-    ``form``: the rendition that it reads, None for the channel's own log."""
+class PublishWatcher(Protocol):
+    """Whoever has to know of a player where its channel's publishes begin and end: one who serves a single publish.
+    Nobody tells the player itself, as an RTMP player is told by messages in its stream."""
 
-    __slots__ = ("_audience", "_change", "_cursor", "cache", "channel_name", "form", "key", "owner", "paused", "writer")
+    def publish_began(self, player: Player) -> None:
+        """A publisher has come, whose key is right. The player, which has waited for it, may be started."""
+
+    def publish_ended(self, player: Player) -> None:
+        """The publish has ended, and does not go on. The player, which was started, is still in its channel."""
+
+
+class Player:
+    """``key`` is what the publisher's has to be, None where the player was let in by other means. ``change``: what this
+    player gets in place of the log's messages; ``form``: the rendition that it reads, None for the channel's own log.
+    """
+
+    __slots__ = (
+        "_audience",
+        "_change",
+        "_cursor",
+        "cache",
+        "channel_name",
+        "form",
+        "key",
+        "owner",
+        "paused",
+        "started",
+        "watcher",
+        "writer",
+    )
 
     def __init__(
         self,
         owner: PlayerOwner,
         writer: Writer,
-        key: str,
+        key: str | None,
         cache: Cache = Cache.GOP,
         change: Change | None = None,
         form: type[Format] | None = None,
+        watcher: PublishWatcher | None = None,
     ) -> None:
         self.owner = owner
         self.writer = writer
         self.key = key
         self.cache = cache
         self.form = form
+        self.watcher = watcher
         self.paused = False
+        self.started = False
+        """Whether it has been started, since it entered its channel."""
         self.channel_name = ""
         """The channel that it is in, or empty."""
         self._change = change
         self._audience: Audience | None = None
         self._cursor: Cursor | None = None
 
+    def admitted_by(self, key: str) -> bool:
+        """Whether it may play a publish with this key. Takes a time that does not tell where two keys differ."""
+        return self.key is None or same_key(self.key, key)
+
     # Called by channel
 
     def enter(self, channel_name: str, audience: Audience) -> None:
         """The player is in a channel from now on, and gets nothing yet."""
         self.channel_name = channel_name
+        self.started = False
         self._audience = audience
         self._cursor = Cursor(audience.log, self.writer, self._change)
 
@@ -109,6 +144,15 @@ class Player:
         if self._audience is not None and self._cursor is not None:
             self._audience.blocked(self._cursor)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether it has been handed all that its log has, down to the last byte."""
+        cursor = self._cursor
+        audience = self._audience
+        if cursor is None or audience is None:
+            return True
+        return not cursor.rest_size() and cursor.position() >= audience.log.position
+
     # What it counts
 
     def delivered(self) -> int:
@@ -127,3 +171,8 @@ class Player:
     @property
     def skipped_bytes(self) -> int:
         return 0 if self._cursor is None else self._cursor.skipped_bytes
+
+
+def same_key(one: str, other: str) -> bool:
+    """Compares two keys in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())

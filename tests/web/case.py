@@ -78,7 +78,7 @@ class HTTPCase(TestCase):
         endpoint = TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1")
         sampler = self.metrics.sampler
         service = OperatorHTTP(
-            clock, endpoint, self.world.broker, sampler, lambda: self.big or self.metrics.text(), token
+            clock, endpoint, self.world.broker, sampler, lambda: self.big or self.metrics.text(), token, self.fail
         )
         service.privilegedStartService()
         service.startService()
