@@ -10,10 +10,11 @@ from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
+from rtmp_twisted.live.fragments import FragmentContents, FragmentForm, FragmentRendition
 from rtmp_twisted.live.headers import Program
-from rtmp_twisted.live.log import Block, Format, MediaLog
+from rtmp_twisted.live.log import Block, Contents, Format, MediaLog
 from rtmp_twisted.live.memory import Memory
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.player import Cache, Form, Player
 from rtmp_twisted.live.rendition import Rendition
 from rtmp_twisted.live.timestamps import Timestamps
 from rtmp_twisted.live.traffic import Traffic
@@ -61,7 +62,7 @@ class Channel:
         self.players: set[Player] = set()
         self._scheduler = scheduler
         self._clock = clock
-        self._renditions: dict[type[Format], Rendition] = {}
+        self._renditions: dict[Form, Rendition] = {}
         self._lost_at: float | None = None  # when its publisher was lost, until players are told or another comes
         self._past = Traffic()  # of players that have left
 
@@ -189,7 +190,8 @@ class Channel:
 
     def _held(self) -> int:
         """Bytes of memory that its logs and headers take."""
-        return self.program.headers.size + sum(audience.held() for audience in self._audiences())
+        renditions = self._renditions.values()
+        return self.program.headers.size + self.audience.held() + sum(rendition.held() for rendition in renditions)
 
     def _shrink(self) -> None:
         for audience in self._audiences():
@@ -210,26 +212,29 @@ class Channel:
         for rendition in self._renditions.values():
             rendition.restart()
 
-    def _rendition(self, form: type[Format]) -> Rendition:
+    def _rendition(self, form: Form) -> Rendition:
         rendition = self._renditions.get(form)
         if rendition is None:
-            options = self.options
-            rendition = self._renditions[form] = Rendition(
-                form(),
-                self.audience,
-                options.chunk_size,
-                self._cache_bytes,
-                self._scheduler,
-                options.merge_messages,
-                self.account.add,
-            )
+            rendition = self._renditions[form] = self._make_rendition(form)
             if self._lost_at is not None:
                 rendition.audience.hold()
         return rendition
 
-    def _close_rendition(self, form: type[Format]) -> None:
+    def _make_rendition(self, form: Form) -> Rendition:
+        options = self.options
+        common = self.audience, options.chunk_size, self._scheduler, options.merge_messages
+
+        def log(format: Format, program: Contents) -> MediaLog:
+            return MediaLog(format, program, self._cache_bytes, False, self.account.add, self._scheduler.turns)
+
+        if isinstance(form, FragmentForm):
+            contents = FragmentContents(self.program)
+            return FragmentRendition(form, log(form.format, contents), contents, *common)
+        return Rendition(log(form(), self.program), *common)
+
+    def _close_rendition(self, form: Form) -> None:
         rendition = self._renditions[form]
-        if not len(rendition.audience) and not any(player.form is form for player in self.players):
+        if not len(rendition.audience) and not any(player.form == form for player in self.players):
             del self._renditions[form]
             rendition.close()
 

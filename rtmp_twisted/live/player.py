@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 import hmac
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.cursor import Change, Cursor, Writer
+from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.live.log import Format
+
+Form: TypeAlias = type[Format] | FragmentForm
+"""A rendition that a player reads: of which format, or of which tracks as fragmented MP4."""
 
 
 class Cache(enum.Enum):
@@ -68,7 +72,7 @@ class Player:
         key: str | None,
         cache: Cache = Cache.GOP,
         change: Change | None = None,
-        form: type[Format] | None = None,
+        form: Form | None = None,
         watcher: PublishWatcher | None = None,
     ) -> None:
         self.owner = owner

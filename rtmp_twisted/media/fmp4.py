@@ -165,6 +165,11 @@ class Muxer:
         self._needed = 0  # what the next initialisation section needs of it
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of the frames that are held."""
+        return self._queued_bytes
+
+    @property
     def has_video(self) -> bool:
         """Whether a video track has been configured."""
         return any(type_id == VIDEO for type_id, _ in self._tracks)

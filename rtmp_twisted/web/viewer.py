@@ -22,8 +22,7 @@ from twisted.web import http
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.broker import Broker
-from rtmp_twisted.live.log import Format
-from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.player import Form, Player
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import LINGER_SECONDS, STUCK_SECONDS
 from rtmp_twisted.rtmp.formatting import amount, duration
@@ -51,7 +50,7 @@ class Stream:
 
     name: str
     content_type: str
-    form: type[Format]
+    form: Form
 
 
 @frozen

@@ -17,6 +17,7 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.media.flv import FLVFormat
 from rtmp_twisted.ports import Ports
 from rtmp_twisted.rtmp.limits import ConnectionLimits
@@ -27,7 +28,9 @@ from rtmp_twisted.web.paths import NoSuchPath
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedConnection, LimitedSite
 from rtmp_twisted.web.viewer import Stream, Viewer, Viewers
 
-STREAMS: Final = {one.name: one for one in (Stream("flv", "video/x-flv", FLVFormat),)}
+STREAMS: Final = {
+    one.name: one for one in (Stream("flv", "video/x-flv", FLVFormat), Stream("mp4", "video/mp4", FragmentForm()))
+}
 """The formats that are endless streams, by name."""
 
 CONNECTION_OVERHEAD: Final = 8192

@@ -175,30 +175,34 @@ def fuzz_media(data: bytes) -> None:
 
 
 def fuzz_fmp4(data: bytes) -> None:
-    """Any messages are muxed to a well-formed stream, which has no more media than they have, and is bounded by them. Each
-    message begins with a byte for its type, one for its time, and two for its length."""
+    """Any messages are muxed to a well-formed stream, which has no more media than they have, and is bounded by them.
+
+    Each message begins with a byte for its type, one for its time, and two for its length.
+    """
     for muxer in fmp4.Muxer(), fmp4.Muxer(1):
         entries: list[fmp4.Entry] = []
-        offset = time = sent = count = resets = 0
+        offset = time = sent = count = steps_back = 0
         while offset + 4 <= len(data):
             kind, step, length = data[offset], data[offset + 1], data[offset + 2] << 8 | data[offset + 3]
             body = data[offset + 4 : offset + 4 + length]
             offset += 4 + len(body)
-            time = time + step * 4 - (900 if kind & 2 else 0) & 0xFFFFFFFF
+            back = 900 if kind & 2 else 0
+            time = time + step * 4 - back & 0xFFFFFFFF
             sent += len(body)
             count += 1
             entries += muxer.write(VIDEO if kind & 1 else AUDIO, time, body)
             if kind & 0xFC == 0xFC:
                 entries += muxer.flush()
                 muxer.reset()
-                resets += 1
+                back = 1
+            steps_back += bool(back)
         entries += muxer.flush()
         stream = b"".join(part for entry in entries for part in (entry.head, entry.frame))
         found = samples(stream)
         assert sum(len(sample.data) for sample in found) <= sent
         assert len(found) <= count * fmp4.MAX_TRACKS
         assert len(stream) <= 2 * sent + fmp4.CREDIT + fmp4.FRAGMENT_HEADER * len(found)
-        if not resets:  # which let times go back
+        if not steps_back:
             check_stream(parse_mp4(stream))
 
 

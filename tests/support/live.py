@@ -11,9 +11,8 @@ from twisted.internet.task import Clock
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.channel import Channel, ChannelOptions
-from rtmp_twisted.live.log import Format
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.player import Cache, Form, Player
 from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.wire import chunks
@@ -171,7 +170,7 @@ class Owner:
 class Stage:
     """A channel, and what is published on it. ``form``: what players that join get, None for RTMP."""
 
-    def __init__(self, channel: Channel, scheduler: FlushScheduler, clock: Clock, form: type[Format] | None) -> None:
+    def __init__(self, channel: Channel, scheduler: FlushScheduler, clock: Clock, form: Form | None) -> None:
         self.channel = channel
         self.scheduler = scheduler
         self.clock = clock
@@ -230,7 +229,7 @@ def make_channel(
     longest: float = 0,
     clock: Clock | None = None,
     cost: float = 0,
-    form: type[Format] | None = None,
+    form: Form | None = None,
     **options: object,
 ) -> Stage:
     """A channel whose rounds all seem to cost ``cost`` seconds."""
