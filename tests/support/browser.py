@@ -120,9 +120,7 @@ class Page:
 
     async def evaluate(self, expression: str) -> Any:
         """Returns the value of an expression, or what it promises. An exception in it fails the test."""
-        result = await self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
-        )
+        result = await self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise AssertionError(f"{expression}: {_exception(result['exceptionDetails'])}")
         return result["result"].get("value")
@@ -152,6 +150,9 @@ class Page:
         text = {"text": key} if len(key) == 1 else {}
         await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    async def close(self) -> None:
+        await self._browser.call("Target.closeTarget", targetId=self._target)
 
     async def bring_to_front(self) -> None:
         await self.call("Page.bringToFront")
