@@ -6,95 +6,21 @@ import signal
 from typing import Any
 
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from twisted.web.static import Data
 
-from tests.support.browser import Browser, Page
-from tests.support.encoder import Encoder, film
+from tests.browser.case import BEHIND, BEHIND_SECONDS, HAS_PICTURE, PITCH, STATE, WORDS, PageCase
+from tests.browser.encoder import film
+from tests.browser.pipe import Pipe
 from tests.support.fakes import reactor, within
-from tests.support.pipe import Pipe
-from tests.support.programs import Server, free_port
-
-SOUND_ALLOWED = "--autoplay-policy=no-user-gesture-required"
+from tests.support.programs import Server
 
 PICTURE_SECONDS = 1.0
 """From the opening of the page to its first picture."""
 
-BEHIND_SECONDS = 0.7
-"""From the time at which the encoder sent a frame until it is shown."""
-
 TRIES = 5
 """A busy machine may take longer now and then: one of so many is within the limits."""
-
-STATE = "document.documentElement.dataset.state"
-WORDS = "document.getElementById('words').textContent"
-HAS_PICTURE = "video.readyState >= 2 && video.videoWidth > 0"
-
-BEHIND = "Number(document.documentElement.dataset.behind)"
-
-COLOR = """(() => {
-    const canvas = new OffscreenCanvas(1, 1), context = canvas.getContext('2d');
-    context.drawImage(video, video.videoWidth / 2, video.videoHeight / 2, 1, 1, 0, 0, 1, 1);
-    const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
-    return red > 150 && green < 80 && blue < 80 ? 'red' : blue > 150 && red < 80 && green < 80 ? 'blue'
-        : red < 80 && green > 80 && blue < 80 ? 'green' : [red, green, blue].join();
-})()"""
-"""The colour in the middle of the picture, in words."""
-
-PITCH = """(async () => {
-    const context = new AudioContext(), analyser = new AnalyserNode(context, { fftSize: 8192 });
-    await context.resume();
-    context.createMediaElementSource(video).connect(analyser).connect(context.destination);
-    const levels = new Float32Array(analyser.frequencyBinCount);
-    for (;;) {
-        analyser.getFloatFrequencyData(levels);
-        const loudest = levels.indexOf(Math.max(...levels));
-        if (levels[loudest] > -40) return loudest * context.sampleRate / analyser.fftSize;
-        await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-})()"""
-"""The loudest frequency that is heard, in Hz."""
-
-
-class PageCase(TestCase):
-    timeout = 240
-
-    async def serve(self, *flags: str, **settings: str) -> None:
-        """Starts the server and the browser."""
-        self.web_port = free_port()
-        self.settings = {"web_port": str(self.web_port), "web_bind_address": "127.0.0.1", **settings}
-        self.server = Server(self, **self.settings)
-        self.browser = Browser(self, *(flags or [SOUND_ALLOWED]))
-        await self.browser.start()
-        await self.server.up()
-
-    async def encoder(
-        self, color: str = "red", codecs: str = "H.264", size: str = "320x180", milliseconds: int = 200
-    ) -> Encoder:
-        """An encoder that has published so much media."""
-        encoder = Encoder(self, self.server.port, await film(self, color, codecs, size))
-        await encoder.start()
-        await encoder.until_sent(milliseconds)
-        return encoder
-
-    def url(self, path: str = "/tv/key", port: int = 0) -> str:
-        return f"http://127.0.0.1:{port or self.web_port}{path}"
-
-    async def watch(self, path: str = "/tv/key", port: int = 0) -> Page:
-        page = await self.browser.open(self.url(path, port))
-        await page.until(HAS_PICTURE, "a picture")
-        return page
-
-    async def shows(self, page: Page, color: str) -> None:
-        """It plays, near live, and its picture has this colour."""
-        await page.until(f"{STATE} === 'playing' && {COLOR} === '{color}'", color)
-        await page.until(f"{BEHIND} > 0 && {BEHIND} < {BEHIND_SECONDS}", "near live")
-
-    def watched(self) -> int:
-        """How often the server has begun to send a stream to a viewer."""
-        return sum("watching channel" in line and "stopped" not in line for line in self.server.lines)
 
 
 class AtOnceTests(PageCase):
@@ -347,7 +273,7 @@ class PersonTests(PageCase):
         await page.close()
         page = await self.watch("/tv/key?embed")
         self.assertEqual(await page.evaluate("getComputedStyle(document.querySelector('h1')).display"), "none")
-        self.assertEqual(await page.evaluate("document.getElementById('stage').offsetHeight"), 600 - 0)
+        self.assertTrue(await page.evaluate("document.getElementById('stage').offsetHeight === innerHeight"))
         await self.shows(page, "red")
         self.assertEqual(page.complaints, [])
 
