@@ -9,23 +9,21 @@ entry of the log that every reader gets.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
-
-from attrs import frozen
+from typing import Final, NamedTuple
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
 from rtmp_twisted.live.headers import NO_HEADERS, Headers, Program
 from rtmp_twisted.live.log import Block, MediaLog
 from rtmp_twisted.live.rendition import Rendition
-from rtmp_twisted.media.fmp4 import Entry, Muxer
+from rtmp_twisted.media.fmp4 import Muxer
+from rtmp_twisted.media.mp4 import Entry
 from rtmp_twisted.wire.messages import VIDEO, Message
 
 INITIALIZATION: Final = 0
 """The message type id of an initialisation section; no RTMP message has it."""
 
 
-@frozen
-class FragmentForm:
+class FragmentForm(NamedTuple):
     """What a player reads (`Player(form=...)`): a video track and the first audio track, or (None) all tracks."""
 
     video_track: int | None = 0
