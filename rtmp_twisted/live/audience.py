@@ -241,7 +241,7 @@ class Audience:
         cursor.enable(audio, video)
         if cursor.waits_for_video:
             self._waiting.setdefault(cursor, self._scheduler.clock.seconds())
-        tracks = self.log.program.video_tracks
+        tracks = self.log.video_tracks
         if cursor.waits_for_video and len(tracks) > 1:
             cursor.lack(tracks)
         if cursor in self._keeping_up and not cursor.plain:
@@ -325,7 +325,7 @@ class Audience:
     def _start(self, cursor: Cursor, block: Block, headers: Headers) -> None:
         self._behind[cursor] = None
         cursor.start(block, headers)
-        tracks = self.log.program.video_tracks
+        tracks = self.log.video_tracks
         if len(tracks) > 1:
             cursor.lack(tracks.difference(block.tracks_of(0)[0]))
         self._advance(cursor)

@@ -14,7 +14,7 @@ Used inside live/ only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol, TypeAlias
 
 from rtmp_twisted.live.headers import Headers, Program
@@ -26,6 +26,8 @@ Tracks: TypeAlias = tuple[tuple[int, ...], bool]
 
 ONLY_TRACK_0: Final[Tracks] = (0,), True
 """Of a message that was alone on track 0: the first of those in a group of pictures is its keyframe."""
+
+TRACK_0: Final = frozenset((0,))
 
 BLOCK_OVERHEAD: Final = 448
 """Bytes of memory that a block takes beside its data: its objects and their numbers."""
@@ -47,8 +49,11 @@ class Format(Protocol):
     """How a log's messages are written."""
 
     @property
-    def preamble(self) -> bytes:
-        """What every reader's bytes begin with."""
+    def all_tracks(self) -> bool:
+        """Whether it has a place for every video track, or for track 0 only."""
+
+    def preamble(self, types: Collection[int]) -> bytes:
+        """What a reader's bytes begin with; ``types`` are the message types of the headers that follow."""
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
         """Appends the bytes of one message, without copying ``body``; returns how many they are, 0 for a message that
@@ -119,6 +124,12 @@ class MediaLog:
         return self.tail.position + self._length
 
     @property
+    def video_tracks(self) -> set[int]:
+        """Ids of the video tracks that have had a keyframe, in this publish, of those that it holds."""
+        tracks = self.program.video_tracks
+        return tracks if self.format.all_tracks else tracks & TRACK_0
+
+    @property
     def pending(self) -> int:
         """Messages that are not sealed."""
         return len(self.tail.ends)
@@ -134,6 +145,8 @@ class MediaLog:
             self._length += size
             tail.ends.append(self._length)
             tail.types.append(HEADER if header else type_id)
+        elif tail.tracks is not None:
+            tail.tracks.pop(len(tail.ends), None)
         return len(tail.ends)
 
     def append_metadata(self, body: bytes) -> int:

@@ -256,6 +256,21 @@ def tracks(type_id: int, body: bytes) -> tuple[int, ...]:
     return _distinct(packet) if packet else ()
 
 
+def track_0(type_id: int, body: bytes) -> bytes | None:
+    """Returns an audio or video message as one that knows no other track than 0: the message itself, what it has of
+    track 0 (without ModEx prefixes), or None for one of other tracks."""
+    if not body or not _is_enhanced(type_id, body) or body[0] & 0x0F < AUDIO_MULTITRACK:
+        return body
+    packet = parse(type_id, body)
+    if packet is None or (len(packet.tracks) == 1 and not _is_multitrack(type_id, body)):
+        return body  # nobody knows better than the player
+    for track in packet.tracks:
+        if track.track_id == 0:
+            first = bytes((body[0] & 0xF0 | packet.packet_type,))
+            return first + track.fourcc + body[track.start : track.stop]
+    return None
+
+
 def codec_name(type_id: int, body: bytes) -> str:
     """Returns the name of the codec of a media message (of its first track), for people, or "unknown"."""
     if not body:
@@ -393,6 +408,14 @@ def _header_kinds(type_id: int) -> dict[int, str]:
 
 def _is_enhanced(type_id: int, body: bytes) -> bool:
     return bool(body[0] & 0x80) if type_id == VIDEO else body[0] >> 4 == EX_HEADER
+
+
+def _is_multitrack(type_id: int, body: bytes) -> bool:
+    """Whether an Enhanced RTMP message that can be parsed says which tracks it has."""
+    packet_type = body[0] & 0x0F
+    if packet_type == MODEX:
+        packet_type, _ = _skip_modex(body)
+    return packet_type == (VIDEO_MULTITRACK if type_id == VIDEO else AUDIO_MULTITRACK)
 
 
 def _distinct(packet: Packet) -> tuple[int, ...]:
