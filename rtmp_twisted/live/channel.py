@@ -228,8 +228,8 @@ class Channel:
             return MediaLog(format, program, self._cache_bytes, False, self.account.add, self._scheduler.turns)
 
         if isinstance(form, FragmentForm):
-            contents = FragmentContents(self.program)
-            return FragmentRendition(form, log(form.format, contents), contents, *common)
+            format, contents = form.format, FragmentContents(self.program)
+            return FragmentRendition(form, log(format, contents), format, contents, *common)
         return Rendition(log(form(), self.program), *common)
 
     def _close_rendition(self, form: Form) -> None:

@@ -133,8 +133,16 @@ class WatchResource(Resource):
         if stream is None:
             raise NoSuchPath("this server has no such format")
         self._number += 1
-        with_body = request.method == b"GET"
-        Viewer(self._viewers, connection, self._number, visit, stream, with_body).begin()
+        headers, in_chunks = request.requestHeaders, request.clientproto == b"HTTP/1.1"
+        viewer: Viewer
+        if _asks_for_websocket(request):
+            from rtmp_twisted.web.websocket import WebSocketViewer
+
+            viewer = WebSocketViewer(self._viewers, connection, self._number, visit, stream, headers=headers)
+        else:
+            with_body = request.method == b"GET"
+            viewer = Viewer(self._viewers, connection, self._number, visit, stream, in_chunks, with_body)
+        viewer.begin()
         return NOT_DONE_YET
 
 
@@ -142,6 +150,13 @@ def watch_site(viewers: Viewers, limits: ConnectionLimits) -> LimitedSite:
     """The viewers' site."""
     clock: IReactorTime = viewers.clock
     return LimitedSite(WatchResource(viewers), clock, True, MAX_UNFINISHED, MAX_VIEWERS_UNREAD, limits)
+
+
+def _asks_for_websocket(request: Request) -> bool:
+    """Whether it is to be answered by WebSocket (RFC 6455, section 4.2.1)."""
+    if request.method != b"GET" or request.clientproto != b"HTTP/1.1":
+        return False
+    return any(b"websocket" in value.lower() for value in request.requestHeaders.getRawHeaders(b"upgrade") or [])
 
 
 def _origin_form(uri: bytes) -> bytes:
