@@ -205,6 +205,29 @@ class Segmenter:
                 self._pieces.append(piece)
         return self.part_number - before
 
+    def has(self, segment: int, part: int) -> bool:
+        """Whether part ``part`` of a segment, or the whole segment (-1), or a later one is there."""
+        newest = self.current
+        if newest is None or not newest.parts:
+            return bool(self.segments) and self.segments[-1].number >= segment
+        if newest.number != segment:
+            return newest.number > segment
+        return 0 <= part < len(newest.parts)
+
+    def part(self, number: int) -> Part | None:
+        """Returns a part that is kept."""
+        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+            if segment.parts and 0 <= number - segment.parts[0].number < len(segment.parts):
+                return segment.parts[number - segment.parts[0].number]
+        return None
+
+    def init(self, number: int) -> bytes | None:
+        """Returns the initialisation section that segments need since segment ``number``."""
+        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+            if segment.init.number == number:
+                return segment.init.data
+        return None
+
     def end(self) -> None:
         """The stream is over: completes the last segment."""
         if not self.ended:

@@ -13,7 +13,7 @@ import contextlib
 import socket
 from typing import Any, Final, cast
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from twisted.internet import error
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.logger import Logger
@@ -29,6 +29,7 @@ from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.writer import Writer, writer_for
 from rtmp_twisted.web import answers, framing
 from rtmp_twisted.web.access import Access, Denied, Visit
+from rtmp_twisted.web.hls import HLS
 from rtmp_twisted.web.site import LimitedConnection
 
 WAIT_SECONDS: Final = 30
@@ -72,6 +73,7 @@ class Viewers:
     broker: Broker
     access: Access
     debug: bool = False
+    hls: HLS = field(default=Factory(lambda self: HLS(self.clock, self.broker), takes_self=True))
     all: dict[Viewer, None] = field(factory=dict)
     """The oldest first."""
 
