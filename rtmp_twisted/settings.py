@@ -34,6 +34,7 @@ from rtmp_twisted.settings_types import (
     Kind,
     Networks,
     SettingsError,
+    decimal,
     integer,
     one_of,
     optional,
@@ -65,6 +66,8 @@ def as_text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "YES" if value else "NO"
+    if isinstance(value, float):
+        return f"{value:g}"
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -223,6 +226,17 @@ class Settings:
     )
     web_max_per_ip: int = setting(
         integer(1, 1_000_000), 64, "most connections from one address to the web server at a time"
+    )
+    hls_segment_seconds: float = setting(
+        decimal(1, 10),
+        2.0,
+        "how long HLS segments last, about, in seconds; each begins with a keyframe, so they are as long as the time"
+        " between some of these",
+    )
+    hls_part_seconds: float = setting(
+        decimal(0.1, 2),
+        0.3,
+        "how long the parts of HLS segments last at most, in seconds: players are as late as three",
     )
 
     # Running it.

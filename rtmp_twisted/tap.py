@@ -258,11 +258,13 @@ def web_server(
     """The public web server (a `WatchHTTP`), which serves whom ``options`` let play."""
     from rtmp_twisted.ports import Ports
     from rtmp_twisted.web.access import Access
+    from rtmp_twisted.web.hls import HLS
     from rtmp_twisted.web.viewer import Viewers
     from rtmp_twisted.web.watch import WatchHTTP, watch_site
 
     access = Access(reactor, options.names, options.guessing, settings.web_play, options.tokens, options.players)
-    viewers = Viewers(reactor, options.broker, access, settings.log_debug)
+    hls = HLS(reactor, options.broker, settings.hls_segment_seconds, settings.hls_part_seconds)
+    viewers = Viewers(reactor, options.broker, access, settings.log_debug, hls)
     exempt = settings.concurrent_limit_whitelist
     limits = ConnectionLimits(0, settings.web_max_per_ip, exempt, "WEB_MAX_PER_IP", beside=others)
     site = watch_site(viewers, limits)

@@ -6,6 +6,8 @@ back. What a publisher sends is written by its `Publication`.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
@@ -33,6 +35,16 @@ class ChannelOptions:
     cache_bytes: int = 256 * 1024 * 1024
     whole_stream: bool = False
     merge_messages: int = 8
+
+
+class Store(Protocol):
+    """Somebody who keeps a part of a channel's media, on the channel's account."""
+
+    def held(self) -> int:
+        """Bytes of memory."""
+
+    def shrink(self) -> None:
+        """Memory is short: keeps only what has to be kept."""
 
 
 class Channel:
@@ -63,6 +75,7 @@ class Channel:
         self._scheduler = scheduler
         self._clock = clock
         self._renditions: dict[Form, Rendition] = {}
+        self._stores: set[Store] = set()
         self._lost_at: float | None = None  # when its publisher was lost, until players are told or another comes
         self._past = Traffic()  # of players that have left
 
@@ -180,6 +193,14 @@ class Channel:
         """Players that have somebody who is to know of publishes: those that were started, or wait for one."""
         return [player for player in self.players if player.watcher is not None and player.started is started]
 
+    def keep(self, store: Store) -> None:
+        """Counts what somebody keeps of the channel's media as the channel's."""
+        self._stores.add(store)
+
+    def discard(self, store: Store) -> None:
+        """Nothing is kept there any more."""
+        self._stores.discard(store)
+
     # For operators
 
     def traffic(self) -> Traffic:
@@ -191,11 +212,19 @@ class Channel:
     def _held(self) -> int:
         """Bytes of memory that its logs and headers take."""
         renditions = self._renditions.values()
-        return self.program.headers.size + self.audience.held() + sum(rendition.held() for rendition in renditions)
+        stored = sum(store.held() for store in self._stores)
+        return (
+            self.program.headers.size
+            + self.audience.held()
+            + sum(rendition.held() for rendition in renditions)
+            + stored
+        )
 
     def _shrink(self) -> None:
         for audience in self._audiences():
             audience.shrink()
+        for store in self._stores:
+            store.shrink()
 
     def _audiences(self) -> list[Audience]:
         return [self.audience, *(rendition.audience for rendition in self._renditions.values())]
@@ -228,8 +257,8 @@ class Channel:
             return MediaLog(format, program, self._cache_bytes, False, self.account.add, self._scheduler.turns)
 
         if isinstance(form, FragmentForm):
-            contents = FragmentContents(self.program)
-            return FragmentRendition(form, log(form.format, contents), contents, *common)
+            format, contents = form.format, FragmentContents(self.program)
+            return FragmentRendition(form, log(format, contents), format, contents, *common)
         return Rendition(log(form(), self.program), *common)
 
     def _close_rendition(self, form: Form) -> None:

@@ -8,38 +8,42 @@ entry of the log that every reader gets.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final
-
-from attrs import frozen
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple, TypeAlias
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
 from rtmp_twisted.live.headers import NO_HEADERS, Headers, Program
 from rtmp_twisted.live.log import Block, MediaLog
 from rtmp_twisted.live.rendition import Rendition
-from rtmp_twisted.media.fmp4 import Entry, Muxer
+from rtmp_twisted.media.fmp4 import Muxer
+from rtmp_twisted.media.mp4 import Entry
 from rtmp_twisted.wire.messages import VIDEO, Message
 
 INITIALIZATION: Final = 0
 """The message type id of an initialisation section; no RTMP message has it."""
 
 
-@frozen
-class FragmentForm:
+Framing: TypeAlias = tuple[Callable[[int], bytes], bytes]
+"""How fragments are wrapped on their way: what stands before one of so many bytes, and what behind it."""
+
+
+class FragmentForm(NamedTuple):
     """What a player reads (`Player(form=...)`): a video track and the first audio track, or (None) all tracks."""
 
     video_track: int | None = 0
+    framing: Framing | None = None
 
     @property
     def format(self) -> EncodedFormat:
-        return EncodedFormat(self.video_track is None)
+        return EncodedFormat(self.video_track is None, self.framing)
 
 
 class EncodedFormat:
-    """The form of a log whose messages are bytes as they leave."""
+    """The form of a log whose messages are bytes as they leave, but for their ``framing``."""
 
-    def __init__(self, all_tracks: bool) -> None:
+    def __init__(self, all_tracks: bool, framing: Framing | None) -> None:
         self.all_tracks = all_tracks
+        self._framing = framing
 
     def preamble(self, types: Collection[int]) -> bytes:
         """Nothing."""
@@ -47,8 +51,16 @@ class EncodedFormat:
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
         """Appends ``body``."""
-        parts.append(body)
-        return len(body)
+        framed = self.frame((body,))
+        parts += framed
+        return sum(map(len, framed))
+
+    def frame(self, parts: tuple[bytes | memoryview, ...]) -> tuple[bytes | memoryview, ...]:
+        """Returns the parts of one message with their framing."""
+        if self._framing is None:
+            return parts
+        head, tail = self._framing
+        return head(sum(map(len, parts))), *parts, tail
 
 
 class FragmentContents:
@@ -62,12 +74,13 @@ class FragmentContents:
 
 
 class FragmentRendition(Rendition):
-    """``form`` says which tracks, ``log`` has its format and ``contents``. All else is as for a `Rendition`."""
+    """``form`` says which tracks, ``log`` has its ``format`` and ``contents``. All else is as for a `Rendition`."""
 
     def __init__(
         self,
         form: FragmentForm,
         log: MediaLog,
+        format: EncodedFormat,
         contents: FragmentContents,
         source: Audience,
         chunk_size: int,
@@ -75,6 +88,7 @@ class FragmentRendition(Rendition):
         merge_messages: int,
     ) -> None:
         self._muxer = Muxer(form.video_track)
+        self._format = format
         self._contents = contents
         self._read: Headers | None = None  # the channel's headers that the muxer knows
         super().__init__(log, source, chunk_size, scheduler, merge_messages)
@@ -114,6 +128,6 @@ class FragmentRendition(Rendition):
                 self._contents.headers = Headers((Message(INITIALIZATION, 0, timestamp, head),))
             elif leads:
                 log.begin_group(self._contents.headers)
-            if type_id == VIDEO and log.format.all_tracks:
+            if type_id == VIDEO and self._format.all_tracks:
                 log.note_tracks((track_id,), keyframe)
-            log.append_encoded(type_id, timestamp, (head, frame), type_id == INITIALIZATION)
+            log.append_encoded(type_id, timestamp, self._format.frame((head, frame)), type_id == INITIALIZATION)

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeAlias
 from rtmp_twisted.media import audio, tags
 from rtmp_twisted.media.codecs import describe_keyframe
 from rtmp_twisted.media.keyframes import WITH_COMPOSITION_TIME
-from rtmp_twisted.media.mp4 import MAX_RECORD, Initialization, TrackForm, initialization, track_form
+from rtmp_twisted.media.mp4 import MAX_RECORD, Entry, Initialization, TrackForm, initialization, track_form
 from rtmp_twisted.wire.messages import AUDIO, VIDEO
 
 FRAGMENT_HEADER: Final = 112
@@ -76,22 +76,6 @@ assert _fragment.size == FRAGMENT_HEADER
 
 Key: TypeAlias = tuple[int, int]
 """A track: its message type id, and its track id there."""
-
-
-class Entry(NamedTuple):
-    """A fragment, or (``type_id`` 0) an initialisation section. Its bytes are ``head`` and ``frame``.
-
-    ``timestamp`` is the message's, in milliseconds modulo 2**32. ``leads`` is whether decoding of the whole program can
-    begin with it: a keyframe of the first video track.
-    """
-
-    type_id: int
-    track_id: int
-    timestamp: int
-    keyframe: bool
-    leads: bool
-    head: bytes
-    frame: memoryview
 
 
 class Fragment(NamedTuple):

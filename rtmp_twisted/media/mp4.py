@@ -52,6 +52,22 @@ class Initialization(NamedTuple):
     """The ids of its tracks, video first."""
 
 
+class Entry(NamedTuple):
+    """A fragment, or (``type_id`` 0) an initialisation section. Its bytes are ``head`` and ``frame``.
+
+    ``timestamp`` is the message's, in milliseconds modulo 2**32. ``leads`` is whether decoding of the whole program can
+    begin with it: a keyframe of the first video track.
+    """
+
+    type_id: int
+    track_id: int
+    timestamp: int
+    keyframe: bool
+    leads: bool
+    head: bytes
+    frame: memoryview
+
+
 def box(kind: bytes, *parts: bytes) -> bytes:
     """ISO/IEC 14496-12, section 4.2."""
     content = b"".join(parts)

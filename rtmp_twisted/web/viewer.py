@@ -13,7 +13,7 @@ import contextlib
 import socket
 from typing import Any, Final, cast
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from twisted.internet import error
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.logger import Logger
@@ -27,8 +27,9 @@ from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import LINGER_SECONDS, STUCK_SECONDS
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.writer import Writer, writer_for
-from rtmp_twisted.web import answers
+from rtmp_twisted.web import answers, framing
 from rtmp_twisted.web.access import Access, Denied, Visit
+from rtmp_twisted.web.hls import HLS
 from rtmp_twisted.web.site import LimitedConnection
 
 WAIT_SECONDS: Final = 30
@@ -38,7 +39,7 @@ ENDING_SECONDS: Final = 10
 """How long a viewer may take for the rest of a publish that has ended."""
 
 MAX_IGNORED: Final = 64 * 1024
-"""Bytes that a client may send after its request, which nobody reads."""
+"""Bytes a second that a client may send after its request, which nobody needs."""
 
 _SILENT_ENDS: Final = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
 _log = Logger()
@@ -46,11 +47,22 @@ _log = Logger()
 
 @frozen
 class Stream:
-    """A format that is an endless stream: its name in an address, its media type, and the rendition's form."""
+    """A format that is an endless stream: its name in an address, its media type, and the rendition's form, as it is
+    (for HTTP/1.0), in chunks and in WebSocket frames."""
 
     name: str
     content_type: str
     form: Form
+    chunked: Form = field(init=False)
+    websocket: Form = field(init=False)
+
+    @chunked.default
+    def _chunked(self) -> Form:
+        return framing.chunked(self.form)
+
+    @websocket.default
+    def _websocket(self) -> Form:
+        return framing.websocket(self.form)
 
 
 @frozen
@@ -61,6 +73,7 @@ class Viewers:
     broker: Broker
     access: Access
     debug: bool = False
+    hls: HLS = field(default=Factory(lambda self: HLS(self.clock, self.broker), takes_self=True))
     all: dict[Viewer, None] = field(factory=dict)
     """The oldest first."""
 
@@ -72,7 +85,8 @@ class Viewers:
 
 
 class Viewer:
-    """Begins with `begin`. ``with_body``: whether the stream itself is wanted, or only the head of the answer."""
+    """Begins with `begin`. ``in_chunks``: whether the client knows chunks (HTTP/1.1); ``with_body``: whether the stream
+    itself is wanted, or only the head of the answer."""
 
     __slots__ = (
         "__weakref__",
@@ -82,14 +96,15 @@ class Viewer:
         "_connection",
         "_deadline",
         "_ignored",
+        "_in_chunks",
         "_left",
         "_logged_skips",
         "_player",
         "_reason",
-        "_transport",
         "_with_body",
         "log",
         "stream",
+        "transport",
         "viewers",
         "visit",
         "writer",
@@ -102,6 +117,7 @@ class Viewer:
         number: int,
         visit: Visit,
         stream: Stream,
+        in_chunks: bool = True,
         with_body: bool = True,
     ) -> None:
         self.viewers = viewers
@@ -110,8 +126,9 @@ class Viewer:
         self.log = SessionLog(_log, f"w{number}", visit.peer, viewers.debug)
         self.writer: Writer
         self._connection = connection
+        self._in_chunks = in_chunks
         self._with_body = with_body
-        self._transport: Any = None
+        self.transport: Any = None
         self._attempt: IDelayedCall | None = None  # until its key is looked at
         self._player: Player | None = None
         self._deadline: float | None = None  # for a publisher, or for the rest of a publish
@@ -125,16 +142,21 @@ class Viewer:
     def begin(self) -> None:
         """Takes the connection over. Never raises."""
         clock = self.viewers.clock
-        self._transport = transport = self._connection.take_over(self)
+        self.transport = transport = self._connection.take_over(self)
         with contextlib.suppress(AttributeError, OSError):  # not TCP
             transport.setTcpKeepAlive(True)
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
         self.writer = writer_for(transport, clock, self._drained, self._blocked, self.abort)
         self.viewers.all[self] = None
         try:
-            self._attempt = self.viewers.access.attempt(self.visit, self.log, self._judged)
+            self._ask()
         except Exception:
             self._fail()
+
+    @property
+    def form(self) -> Form:
+        """The rendition that it reads."""
+        return self.stream.chunked if self._in_chunks else self.stream.form
 
     @property
     def watching(self) -> bool:
@@ -153,9 +175,13 @@ class Viewer:
         del self.viewers.all[self]
         self._leave(self._reason or why)
         self.writer.clear()
-        self._transport = self._connection = cast(Any, None)
+        self.transport = self._connection = cast(Any, None)
 
     # What access, broker and writer call
+
+    def _ask(self) -> None:
+        """Asks whether it may watch."""
+        self._attempt = self.viewers.access.attempt(self.visit, self.log, self._judged)
 
     def _judged(self, denied: Denied | None) -> None:
         self._attempt = None
@@ -163,7 +189,7 @@ class Viewer:
             self._refuse(denied.code, str(denied))
             return
         visit = self.visit
-        player = Player(self, self.writer, visit.key, form=self.stream.form, watcher=self)
+        player = Player(self, self.writer, visit.key, form=self.form, watcher=self)
         try:
             on_air = self.viewers.broker.play(visit.target.channel, player)
         except Refused:
@@ -213,9 +239,10 @@ class Viewer:
             self._fail()
 
     def _check(self, now: float) -> None:
+        self._ignored = 0
         if self._closing_since is not None:
             if now - self._closing_since >= LINGER_SECONDS:
-                self._transport.abortConnection()
+                self.transport.abortConnection()
             return
         blocked_since = self.writer.blocked_since
         until = self.visit.until
@@ -254,7 +281,10 @@ class Viewer:
 
     def _accept(self) -> None:
         """Writes what comes before the stream."""
-        self.writer.write(answers.head(http.OK, {"Content-Type": self.stream.content_type, **answers.ENDLESS}))
+        headers = {"Content-Type": self.stream.content_type, **answers.ENDLESS}
+        if self._in_chunks:
+            headers["Transfer-Encoding"] = "chunked"
+        self.writer.write(answers.head(http.OK, headers))
 
     def _deny(self) -> None:
         """The key is not the publisher's."""
@@ -280,11 +310,18 @@ class Viewer:
         if self._closing_since is None:
             self._closing_since = self.viewers.clock.seconds()
             self._leave(reason)
+            if self._began is not None:
+                self._last_words()
             self._close()
+
+    def _last_words(self) -> None:
+        """Writes what comes behind the stream."""
+        if self._in_chunks and self._with_body:
+            self.writer.write(framing.LAST_CHUNK)
 
     def _close(self) -> None:
         """Nothing more is written."""
-        transport = self._transport
+        transport = self.transport
         self.writer.close()
         half_close = getattr(transport, "loseWriteConnection", None)
         if half_close is None or ISSLTransport.providedBy(transport):
@@ -297,8 +334,8 @@ class Viewer:
         if self._closing_since is None:
             self._closing_since = self.viewers.clock.seconds()
         self._leave(reason)
-        if self._transport is not None:
-            self._transport.abortConnection()
+        if self.transport is not None:
+            self.transport.abortConnection()
 
     def _fail(self) -> None:
         self.log.failure("a bug, which ends this viewer")

@@ -7,16 +7,19 @@ tap.py makes a `WatchHTTP` only when WEB_PORT or WEB_SSL_PORT is set. It listens
 from __future__ import annotations
 
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.media.flv import FLVFormat
 from rtmp_twisted.ports import Ports
@@ -67,6 +70,7 @@ class WatchHTTP(Service):
         try:
             self._account.settle()
             self.viewers.check()
+            self.viewers.hls.check()
         except Exception:
             _log.failure("a bug, while viewers were checked")
 
@@ -78,6 +82,7 @@ class WatchHTTP(Service):
 
     async def _stop(self) -> None:
         closed = self._ports.close()
+        self.viewers.hls.close()
         for viewer in list(self.viewers.all):
             viewer.finish("the server is stopping")
         deadline = self.viewers.clock.seconds() + self._grace
@@ -127,21 +132,75 @@ class WatchResource(Resource):
 
     def _show(self, request: Request, connection: LimitedConnection, visit: Visit) -> Any:
         target = visit.target
-        if not target.format and not target.file:
+        if target.file:
+            self._serve_file(request, connection, visit)
+            return NOT_DONE_YET
+        if not target.format:
             return _file(request, self._pages.index)
         stream = STREAMS.get(target.format)
         if stream is None:
             raise NoSuchPath("this server has no such format")
         self._number += 1
-        with_body = request.method == b"GET"
-        Viewer(self._viewers, connection, self._number, visit, stream, with_body).begin()
+        headers, in_chunks = request.requestHeaders, request.clientproto == b"HTTP/1.1"
+        viewer: Viewer
+        if _asks_for_websocket(request):
+            from rtmp_twisted.web.websocket import WebSocketViewer
+
+            viewer = WebSocketViewer(self._viewers, connection, self._number, visit, stream, headers=headers)
+        else:
+            with_body = request.method == b"GET"
+            viewer = Viewer(self._viewers, connection, self._number, visit, stream, in_chunks, with_body)
+        viewer.begin()
         return NOT_DONE_YET
+
+    def _serve_file(self, request: Request, connection: LimitedConnection, visit: Visit) -> None:
+        """A playlist, segment or part of HLS."""
+        lost: list[Failure] = []
+        request.notifyFinish().addErrback(lost.append)
+
+        def judged(denied: Denied | None) -> None:
+            if lost:
+                return
+            try:
+                if denied is None:
+                    target = visit.target
+                    self._viewers.hls.answer(request, target.channel, visit.key, target.file, _carried(visit))
+                    return
+            except Refused as refusal:
+                self._viewers.access.fail(visit)
+                denied = Denied(http.FORBIDDEN, str(refusal))
+            request.write(_text(request, denied.code, str(denied)))
+            request.finish()
+
+        attempt = self._viewers.access.attempt(visit, _HLSLog(), judged)
+        if attempt is not None:
+            connection.hold()
+
+
+class _HLSLog:
+    """Where `Access.attempt` reports bugs."""
+
+    def failure(self, message: str) -> None:
+        _log.failure(message)
+
+
+def _carried(visit: Visit) -> bytes:
+    """What the URIs in playlists get behind them, so that those who follow them are let in."""
+    token = visit.query.get("token")
+    return b"" if token is None or visit.token is None else b"?token=" + quote(token, safe="").encode()
 
 
 def watch_site(viewers: Viewers, limits: ConnectionLimits) -> LimitedSite:
     """The viewers' site."""
     clock: IReactorTime = viewers.clock
     return LimitedSite(WatchResource(viewers), clock, True, MAX_UNFINISHED, MAX_VIEWERS_UNREAD, limits)
+
+
+def _asks_for_websocket(request: Request) -> bool:
+    """Whether it is to be answered by WebSocket (RFC 6455, section 4.2.1)."""
+    if request.method != b"GET" or request.clientproto != b"HTTP/1.1":
+        return False
+    return any(b"websocket" in value.lower() for value in request.requestHeaders.getRawHeaders(b"upgrade") or [])
 
 
 def _origin_form(uri: bytes) -> bytes:

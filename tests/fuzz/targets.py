@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from rtmp_twisted.integrations import coordinator_messages as control_messages
 from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
-from rtmp_twisted.media import codecs, flv, fmp4, keyframes, tags
+from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
@@ -180,7 +180,7 @@ def fuzz_fmp4(data: bytes) -> None:
     Each message begins with a byte for its type, one for its time, and two for its length.
     """
     for muxer in fmp4.Muxer(), fmp4.Muxer(1):
-        entries: list[fmp4.Entry] = []
+        entries: list[mp4.Entry] = []
         offset = time = sent = count = steps_back = 0
         while offset + 4 <= len(data):
             kind, step, length = data[offset], data[offset + 1], data[offset + 2] << 8 | data[offset + 3]

@@ -51,7 +51,7 @@ class RenditionTests(SynchronousTestCase):
         """An FLV file: the header, the headers at the joining time, metadata at 0, and the tags as they came."""
         group(self.stage, 7)
         viewer = join(self.stage)
-        self.assertEqual(bytes(viewer.writer.taken[:13]), FLVFormat.preamble)
+        self.assertEqual(bytes(viewer.writer.taken[:13]), FLVFormat().preamble((8, 9)))
         received = viewer.messages()
         self.assertEqual(
             [(m.type_id, m.timestamp) for m in received[:5]],

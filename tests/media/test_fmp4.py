@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted.media import fmp4, mp4
-from rtmp_twisted.media.fmp4 import Entry, Muxer
+from rtmp_twisted.media.fmp4 import Muxer
+from rtmp_twisted.media.mp4 import Entry
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO, Message
 from tests.media.test_codecs import AV1_642X362, H264_322X242_BASELINE, H264_1918X1076_HIGH_422, HEVC_1918X1078, VP9
 from tests.support.clips import current_ffmpeg
