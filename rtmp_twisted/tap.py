@@ -185,8 +185,10 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         where = endpoint(reactor, settings, "ssl_bind_address", "ssl_port")
         endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
+    web = None
     if settings.web:
-        services.append(web_server(settings, reactor, options, limits, certificates))
+        web = web_server(settings, reactor, options, limits, certificates)
+        services.append(web)
     services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     if isinstance(authority, Service):
         services.insert(0, authority)
@@ -214,7 +216,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         services.insert(0, redis)
         links["redis"] = redis
     if timed is not None:
-        services.append(operator_http(settings, reactor, broker, factory, timed, links))
+        services.append(operator_http(settings, reactor, broker, factory, timed, links, web))
     return services
 
 
@@ -280,16 +282,24 @@ def web_server(
             where = endpoint(reactor, settings, "web_bind_address", port)
             endpoints.append((name, where, Listener(limits, factory, settings.proxy_protocol_from, reactor)))
     ports = Ports(endpoints, lambda line: fail(reactor, line))
-    return WatchHTTP(viewers, site, ports, settings.shutdown_grace_seconds)
+    return WatchHTTP(viewers, site, limits, ports, settings.shutdown_grace_seconds)
 
 
 def operator_http(
-    settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory, timed: Any, links: dict[str, Any]
+    settings: Settings,
+    reactor: Any,
+    broker: Broker,
+    factory: RTMPFactory,
+    timed: Any,
+    links: dict[str, Any],
+    web: Any,
 ) -> Service:
     from rtmp_twisted.web.metrics import Metrics
     from rtmp_twisted.web.operators import OperatorHTTP
+    from rtmp_twisted.web.status import WebStatus
 
-    metrics = Metrics(reactor, broker, factory, timed, links)
+    status = None if web is None else WebStatus(web.viewers, web.site, web.limits)
+    metrics = Metrics(reactor, broker, factory, timed, links, status)
     where = endpoint(reactor, settings, "http_bind_address", "http_port")
     return OperatorHTTP(
         reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, lambda line: fail(reactor, line)

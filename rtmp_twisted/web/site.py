@@ -7,13 +7,14 @@ on hold, and one that has become a stream is taken over: neither counts as unfin
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import BAD_REQUEST, HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -68,6 +69,10 @@ class LimitedRequest(Request):
         if self._size <= MAX_BODY:
             cast(LimitedConnection, self.channel).request_received()
             super().requestReceived(command, path, version)
+
+    def finish(self) -> None:
+        cast(LimitedConnection, self.channel).site.answers[self.code] += 1
+        super().finish()
 
 
 class Heir(Protocol):
@@ -148,6 +153,10 @@ class LimitedConnection(HTTPChannel):
         self.requests.clear()
         return transport
 
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.site.answers[BAD_REQUEST] += 1
+        super()._respondToBadRequestAndDisconnect()
+
     def abort(self) -> None:
         cast(Any, self.transport).abortConnection()
 
@@ -197,6 +206,8 @@ class LimitedSite(Site):
         self.connections: dict[LimitedConnection, None] = {}
         self.accepted = 0
         """Connections so far."""
+        self.answers: Counter[int] = Counter()
+        """Answers so far, by status code."""
         self._most = most
         self._most_unread = most_unread
         self._limits = limits

@@ -88,6 +88,9 @@ class Viewer:
     """Begins with `begin`. ``in_chunks``: whether the client knows chunks (HTTP/1.1); ``with_body``: whether the stream
     itself is wanted, or only the head of the answer."""
 
+    transport_name = "http"
+    """How it is served, for the metrics."""
+
     __slots__ = (
         "__weakref__",
         "_attempt",
@@ -281,6 +284,7 @@ class Viewer:
 
     def _accept(self) -> None:
         """Writes what comes before the stream."""
+        self._connection.site.answers[http.OK] += 1
         headers = {"Content-Type": self.stream.content_type, **answers.ENDLESS}
         if self._in_chunks:
             headers["Transfer-Encoding"] = "chunked"
@@ -298,6 +302,7 @@ class Viewer:
         self.finish(reason)
 
     def _answer_refusal(self, code: int, reason: str) -> None:
+        self._connection.site.answers[code] += 1
         self.writer.write(answers.refusal(code, reason, self._with_body))
 
     def _finish_if_caught_up(self) -> None:
