@@ -32,7 +32,7 @@ def masked(opcode: int, payload: bytes) -> bytes:
 class Client(WebSocketClientProtocol):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
-        self.data = b""
+        self.media = b""
         self.pongs: list[bytes] = []
         self.opened: Deferred[None] = Deferred()
         self.ended: Deferred[tuple[bool, int]] = Deferred()
@@ -42,7 +42,7 @@ class Client(WebSocketClientProtocol):  # type: ignore[misc]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         assert isBinary
-        self.data += payload
+        self.media += payload
 
     def onPong(self, payload: bytes) -> None:
         self.pongs.append(payload)
@@ -51,7 +51,7 @@ class Client(WebSocketClientProtocol):  # type: ignore[misc]
         self.ended.callback((wasClean, code))
 
     def bodies(self) -> list[bytes]:
-        return [message.body for message in parse_flv(self.data)]
+        return [message.body for message in parse_flv(self.media)]
 
 
 class WebSocketTests(WatchCase):
@@ -78,8 +78,8 @@ class WebSocketTests(WatchCase):
         second = [avc(2000, True, bytes(70_000)).body]
         publisher.send(avc(2000, True, bytes(70_000)))
         await plain.has(*HEADERS, *first, *second)
-        await until(lambda: len(client.data) == len(plain.stream), "the stream")
-        self.assertEqual(client.data, plain.stream)
+        await until(lambda: len(client.media) == len(plain.stream), "the stream")
+        self.assertEqual(client.media, plain.stream)
         client.sendPing(b"1")
         await until(lambda: client.pongs == [b"1"], "the pong")
         third = self.group(publisher, 3)
@@ -139,7 +139,7 @@ class WebSocketTests(WatchCase):
             b"\x82\x01x",  # not masked
             b"\xf2\x80\0\0\0\0",  # reserved bits
             b"\x83\x80\0\0\0\0",  # an unknown opcode
-            b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff",  # 2**64 bytes
+            b"\x82\xff" + b"\xff" * 8 + bytes(4),  # 2**64 bytes
             b"\x09\x80\0\0\0\0",  # a control frame in pieces
         ):
             connection = await self.raw()
