@@ -245,13 +245,16 @@ class LimitTests(WatchCase):
             b"A" * 100_000,
         ):
             connection = await self.open(request)
-            await until(lambda: self.has_ended(connection), "the end")
+            await self.end(connection)
             self.assertRegex(connection.answer, rb"\A(HTTP/1\.[01] 4\d\d|\Z)", request)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def has_ended(self, connection: Connection) -> bool:
-        self.world.clock.advance(1)
-        return connection.ended.called
+    async def end(self, connection: Connection) -> None:
+        def has_ended() -> bool:
+            self.world.clock.advance(1)
+            return connection.ended.called
+
+        await until(has_ended, "the end")
 
 
 class FigureTests(WatchCase):
