@@ -93,7 +93,10 @@ class LimitedConnection(HTTPChannel):
     peer = ""
     unread = 0
     heir: Heir | None = None
+    has_answered = False
+    """Whether there was an answer on this connection, which may not have left yet."""
     _limit: IDelayedCall | None = None
+    _unread_request: Request | None = None  # whose answer has to leave before the next request is read
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -126,10 +129,20 @@ class LimitedConnection(HTTPChannel):
         self._arm(ANSWER_SECONDS)
 
     def requestDone(self, request: Request) -> None:
+        self.has_answered = True
         if self.site.keep_alive:
             self._arm(KEEP_ALIVE_SECONDS)
             self.site.unfinished(self)
+            if self._waitingForTransport:
+                self._unread_request = request
+                return
         super().requestDone(request)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        request, self._unread_request = self._unread_request, None
+        if request is not None:
+            self.requestDone(request)
 
     def write(self, data: bytes) -> None:
         self.unread += len(data)
@@ -149,7 +162,7 @@ class LimitedConnection(HTTPChannel):
         transport.unregisterProducer()
         transport.resumeProducing()
         for request in self.requests:
-            request.channel = None
+            request.channel = None  # they refer to each other
         self.requests.clear()
         return transport
 

@@ -150,6 +150,8 @@ class Viewer:
             transport.setTcpKeepAlive(True)
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
         self.writer = writer_for(transport, clock, self._drained, self._blocked, self.abort)
+        if self._connection.has_answered:
+            self.writer.wait()
         self.viewers.all[self] = None
         try:
             self._ask()

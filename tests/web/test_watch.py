@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.logger import LogLevel
 
 from rtmp_twisted.media.flv import FLVFormat
@@ -197,7 +199,7 @@ class WaitingTests(WatchCase):
 class SlowViewerTests(WatchCase):
     BIG = 3_000_000
 
-    async def blocked(self) -> tuple[object, object]:
+    async def blocked(self) -> tuple[Any, Any]:
         """A viewer that reads nothing, and a publisher that has sent it more than fits."""
         publisher = self.on_air()
         publisher.send(messages.set_chunk_size(65536))
@@ -213,7 +215,7 @@ class SlowViewerTests(WatchCase):
         """It loses whole groups, and goes on with the newest."""
         self.serve()
         log = Log(self)
-        publisher, viewer = await self.blocked()  # type: ignore[var-annotated]
+        publisher, viewer = await self.blocked()
         for number in range(3, 8):
             publisher.send(avc(number * 40, number == 6, bytes(self.BIG)))
         self.service.check()
@@ -227,7 +229,7 @@ class SlowViewerTests(WatchCase):
     async def test_the_rest_of_a_publish(self) -> None:
         """One that is behind at the end of a publish gets the rest of it."""
         self.serve()
-        publisher, viewer = await self.blocked()  # type: ignore[var-annotated]
+        publisher, viewer = await self.blocked()
         publisher.call("closeStream", None, stream_id=1)
         self.assertEqual(len(self.viewers.all), 1)
         viewer.connection.transport.resumeProducing()
@@ -237,7 +239,7 @@ class SlowViewerTests(WatchCase):
 
     async def test_who_does_not_take_the_rest(self) -> None:
         self.serve()
-        publisher, _ = await self.blocked()  # type: ignore[var-annotated]
+        publisher, _ = await self.blocked()
         publisher.call("closeStream", None, stream_id=1)
         self.world.clock.advance(ENDING_SECONDS)
         self.service.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jwt
 from attrs import define, field
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
@@ -16,7 +17,7 @@ from rtmp_twisted.settings_types import EVERYONE, Networks
 from rtmp_twisted.web.access import ANYONE, KEY, TOKEN, Access
 from rtmp_twisted.web.viewer import Viewers
 from rtmp_twisted.web.watch import WatchHTTP, watch_site
-from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message, data_name
+from rtmp_twisted.wire.messages import Message, data_name
 from tests.support.fakes import reactor, until
 from tests.support.flv import parse_flv
 from tests.support.memory import World
@@ -134,6 +135,10 @@ class WatchCase(SiteCase):
         """Waits until so many viewers wait for a publisher."""
         await until(lambda: len(self.viewers.all) == count, "the viewers")
 
+    def token(self, channel: str | None = "tv", seconds: float = 60, secret: str = SECRET, **more: Any) -> str:
+        claims = {"channel": channel, "exp": self.now + self.world.clock.seconds() + seconds, **more}
+        return jwt.encode(claims, secret, "HS256")
+
     def on_air(self, channel: str = "tv", key: str = STREAM_KEY) -> Any:
         """A publisher that has sent its headers."""
         publisher = self.publisher(channel, key)
@@ -145,7 +150,3 @@ class WatchCase(SiteCase):
         sent = [avc(second * 1000, True, b"key"), aac(second * 1000 + 5), avc(second * 1000 + 40, False)]
         publisher.send(*sent)
         return [message.body for message in sent]
-
-
-def kinds(viewer: Viewer) -> set[int]:
-    return {message.type_id for message in viewer.messages()} & {AUDIO, VIDEO}
