@@ -182,7 +182,10 @@ class LimitTests(WatchCase):
         self.assertEqual(self.limits.refused, {"address_limit": 1})
         self.assertEqual(
             log.lines(LogLevel.warn),
-            ["127.0.0.1 has 3 connections (WEB_MAX_PER_IP); others from there are turned away"],
+            [
+                "127.0.0.1 has 3 connections (WEB_MAX_PER_IP); others from there are turned away,"
+                " unless CONCURRENT_LIMIT_WHITELIST has the address"
+            ],
         )
         viewers[0].connection.transport.loseConnection()
         await self.waiting(1)
