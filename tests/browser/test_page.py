@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 
-from tests.browser.case import BEHIND, BEHIND_SECONDS, HAS_PICTURE, PITCH, STATE, WORDS, PageCase
+from tests.browser.case import BEHIND, BEHIND_SECONDS, COLOR, HAS_PICTURE, PITCH, STATE, WORDS, PageCase
 from tests.browser.encoder import film
 from tests.browser.pipe import Pipe
 from tests.support.fakes import reactor, within
@@ -174,6 +174,21 @@ class PersonTests(PageCase):
         self.assertRegex(await wrong.evaluate(WORDS), "refuses to show this stream: the key is not the publisher's")
         self.assertEqual(await wrong.evaluate("document.title"), "tv - live")
         self.assertNotIn("wrong", await wrong.evaluate("document.body.innerText"))
+
+    async def test_without_media_source(self) -> None:
+        """The browser's own player for HLS takes its place. It goes on behind the end of a publish."""
+        await self.serve()
+        page = await self.browser.open("about:blank")
+        source = "delete self.MediaSource; delete self.ManagedMediaSource"
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+        await page.call("Page.navigate", url=self.url())
+        await page.until(f"{STATE} === 'waiting'")
+        encoder = await self.encoder()
+        await page.until(f"{STATE} === 'playing' && {COLOR} === 'red'")
+        encoder.stop()
+        await page.until(f"{STATE} === 'ended' || {STATE} === 'waiting'")
+        await self.encoder("blue")
+        await page.until(f"{STATE} === 'playing' && {COLOR} === 'blue'")
 
     async def test_sound_begins_with_a_click(self) -> None:
         """As browsers want it by default."""
