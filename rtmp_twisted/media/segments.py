@@ -220,14 +220,19 @@ class Segmenter:
                 self._pieces.append(piece)
         return self.part_number - before
 
+    @property
+    def newest(self) -> Segment | None:
+        """The last segment that has a part."""
+        if self.current is not None and self.current.parts:
+            return self.current
+        return self.segments[-1] if self.segments else None
+
     def has(self, segment: int, part: int) -> bool:
-        """Whether part ``part`` of a segment, or the whole segment (-1), or a later one is there."""
-        newest = self.current
-        if newest is None or not newest.parts:
-            return bool(self.segments) and self.segments[-1].number >= segment
-        if newest.number != segment:
-            return newest.number > segment
-        return 0 <= part < len(newest.parts)
+        """Whether part ``part`` of a segment, or the whole segment (-1), or something behind it is there."""
+        newest = self.newest
+        if newest is None or newest.number != segment:
+            return newest is not None and newest.number > segment
+        return newest is not self.current if part < 0 else part < len(newest.parts)
 
     def part(self, number: int) -> Part | None:
         """Returns a part that is kept."""
@@ -332,7 +337,7 @@ class Segmenter:
             elif not self._video:
                 self._set_target(0.0)
             elif length > FIRST_SECONDS:
-                self.target = MAX_TARGET
+                self._set_target(MAX_TARGET)
         if self.target is None:
             return False
         limit = self.target + 0.5 - _ROUNDING
@@ -347,6 +352,7 @@ class Segmenter:
             count = max(1, -int(-(self._segment_seconds - NEARLY) // group))
             length = max(length, count * group)
         self.target = self._rounded(length)
+        self._segment_seconds = max(self._segment_seconds, self.target / 2)
 
     def _rounded(self, seconds: float) -> int:
         return min(MAX_TARGET, max(1, int(seconds + 0.5), int(self._segment_seconds + 0.5)))

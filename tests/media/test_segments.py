@@ -21,9 +21,16 @@ NOW = 1_700_000_000.0
 
 
 def media(
-    seconds: float, keyframes: float = 2.0, rate: float = 30, start: float = 0, video: bool = True, sound: bool = True
+    seconds: float,
+    keyframes: float = 2.0,
+    rate: float = 30,
+    start: float = 0,
+    video: bool = True,
+    sound: bool = True,
+    first: int = 0,
 ) -> Iterator[Message]:
-    """Pictures, with a keyframe every so many seconds, and sound of 44.1 kHz. The first picture is a keyframe."""
+    """Pictures, with a keyframe every so many seconds, and sound of 44.1 kHz. The first picture is a keyframe, unless
+    there were ``first`` pictures before."""
     events = []
     if video:
         events += [(round(1000 * (start + n / rate)), 0, n) for n in range(round(seconds * rate))]
@@ -31,7 +38,7 @@ def media(
         events += [(int(1000 * (start + n * 1024 / 44100)), 1, n) for n in range(int(seconds * 44100 / 1024))]
     group = max(1, round(keyframes * rate))
     for time, kind, n in sorted(events):
-        yield aac(time, b"sound") if kind else avc(time, n % group == 0, b"picture")
+        yield aac(time, b"sound") if kind else avc(time, (n + first) % group == 0, b"picture")
 
 
 class SegmenterCase(SynchronousTestCase):

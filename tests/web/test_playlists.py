@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -45,18 +45,18 @@ class PlaylistTests(SynchronousTestCase):
                 "#EXTM3U",
                 "#EXT-X-VERSION:9",
                 "#EXT-X-TARGETDURATION:1",
-                "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=6.0,PART-HOLD-BACK=1.500",
-                "#EXT-X-PART-INF:PART-TARGET=0.500",
+                "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=6.0,PART-HOLD-BACK=1.518",
+                "#EXT-X-PART-INF:PART-TARGET=0.506",
                 "#EXT-X-MEDIA-SEQUENCE:100",
                 "#EXT-X-DISCONTINUITY-SEQUENCE:100",
                 "#EXT-X-INDEPENDENT-SEGMENTS",
                 '#EXT-X-MAP:URI="v0-init-100.mp4"',
-                "#EXT-X-PROGRAM-DATE-TIME:2023-11-14T22:13:20.000Z",
+                "#EXT-X-PROGRAM-DATE-TIME:2023-11-14T22:13:20.100Z",
                 '#EXT-X-PART:DURATION=0.50000,URI="v0-part-10000.m4s",INDEPENDENT=YES',
                 '#EXT-X-PART:DURATION=0.50000,URI="v0-part-10001.m4s"',
                 "#EXTINF:1.00000,",
                 "v0-100.m4s",
-                "#EXT-X-PROGRAM-DATE-TIME:2023-11-14T22:13:21.000Z",
+                "#EXT-X-PROGRAM-DATE-TIME:2023-11-14T22:13:21.100Z",
                 '#EXT-X-PART:DURATION=0.50000,URI="v0-part-10002.m4s",INDEPENDENT=YES',
                 '#EXT-X-PRELOAD-HINT:TYPE=PART,URI="v0-part-10003.m4s"',
             ],
@@ -127,7 +127,7 @@ class PlaylistTests(SynchronousTestCase):
         for before, text in pairwise(found):
             self.assertEqual(broken_rules(text, before), [], text)
 
-    @settings(max_examples=5, deadline=None)
+    @settings(max_examples=5, deadline=None, phases=[Phase.generate])
     @given(st.floats(0.5, 6), st.sampled_from([10, 12.5, 15, 24, 25, 30, 60]), st.sampled_from([1.0, 2.0, 4.0]),
            st.sampled_from([0.2, 0.3, 1.0]), st.booleans())  # fmt: skip
     def test_any_source(self, keyframes: float, rate: float, segment: float, part: float, sound: bool) -> None:
@@ -168,7 +168,7 @@ BROKEN: list[tuple[str, Change]] = [
     ("version_is_enough", replace(r"VERSION:9", "VERSION:6")),
     ("has_target", replace(r"TARGETDURATION:2", "TARGETDURATION:2.0")),
     ("segments_within_target", replace(r"#EXTINF:2.00000", "#EXTINF:2.60000")),
-    ("sequence_before_segments", replace(r"(#EXT-X-DISCONTINUITY-SEQUENCE.*\n)((.*\n)*?)(#EXTINF)", r"\2\1\4")),
+    ("sequence_before_segments", replace(r"(#EXT-X-DISCONTINUITY-SEQUENCE.*\n)((.*\n)*?#EXTINF.*\n)", r"\2\1")),
     ("segments_have_durations", replace(r"^#EXTINF.*\n", "")),
     ("segments_have_durations", replace(r"#EXTINF:2.00000,", "#EXTINF:2.00000")),
     ("has_map", replace(r"^#EXT-X-MAP.*\n", "")),
@@ -187,7 +187,7 @@ BROKEN: list[tuple[str, Change]] = [
     ("uris_are_unique", replace(r"^v0-101.m4s", "v0-100.m4s")),
     ("dates_fit", replace(r"^#EXT-X-PROGRAM-DATE-TIME.*\n", "")),
     ("dates_fit", replace(r"(DATE-TIME:.*)Z", r"\1")),
-    ("dates_fit", replace(r"(DATE-TIME:.*)\.000Z", r"\1.500Z")),
+    ("dates_fit", replace(r"(DATE-TIME:.*)\.\d+Z", r"\1.500Z")),
     ("independent_segments", replace(r",INDEPENDENT=YES", "")),
     ("reports_are_whole", replace(r"\Z", '#EXT-X-RENDITION-REPORT:URI="v1.m3u8",LAST-MSN=3\n')),
     ("reports_are_whole", replace(r"\Z", '#EXT-X-RENDITION-REPORT:URI="http://x/",LAST-MSN=3,LAST-PART=1\n')),
@@ -201,9 +201,9 @@ BROKEN_UPDATES: list[tuple[str, Change]] = [
     ("segments_stay", replace(r"^#EXTINF:2.00000,\n(v0-103)", r"#EXTINF:1.99900,\n\1")),
     ("segments_stay", replace(r"^v0-103.m4s", "v0-103a.m4s")),
     ("segments_stay", replace(r"^#EXT-X-PROGRAM-DATE-TIME.*\n(#EXT-X-PART.*\n)*#EXTINF.*\nv0-104.*\n", "")),
-    ("dates_stay", replace(r"(DATE-TIME:.*)\.000Z", r"\1.001Z", 99)),
+    ("dates_stay", replace(r"(DATE-TIME:.*)\.\d+Z", r"\1.999Z", 99)),
     ("parts_stay", replace(r"part-(\d+).m4s", r"p-\1.m4s", 99)),
-    ("hint_is_kept", replace(r"part-(\d+)(\.m4s\".*\n#EXT-X-PRELOAD)", r"part-\g<1>9\2")),
+    ("hint_is_kept", replace(r"part-(\d+)(\.m4s\".*\n(#EXTINF.*\nv0.*\n)?#EXT-X-PRE)", r"part-\g<1>9\2")),
     ("discontinuities_are_counted", replace(r"DISCONTINUITY-SEQUENCE:\d+", "DISCONTINUITY-SEQUENCE:101")),
     ("long_enough", replace(r'^(#EXT-X-MAP.*\n)(.*\n)*(v0-106.m4s)', r"\1#EXTINF:2.0,\n\3")),
 ]  # fmt: skip
