@@ -1,4 +1,5 @@
 """Variables that are probably meant as settings, but name none: one warning for each. Used by settings.py.
+tap.py uses `nearest` for options.
 
 In ``.env`` that is every variable without a meaning. The environment holds much that other programs put there, so it
 is only a variable that begins as several settings do (``REDIS_PASS``), or that differs from one setting by a letter or
@@ -63,9 +64,9 @@ def in_environment(environ: Mapping[str, str], settings: Collection[str]) -> Ite
             continue
         if any(name == f"{link}_NAME" or name.startswith(f"{link}_ENV_") for link in links):
             continue  # Docker's links set these as well
-        nearest = _nearest(name, settings)
-        if nearest or name.upper().startswith(prefixes):
-            yield _warning(name, nearest)
+        similar = nearest(name.upper(), settings)
+        if similar or name.upper().startswith(prefixes):
+            yield _warning(name, similar)
 
 
 def in_dotenv(
@@ -74,11 +75,11 @@ def in_dotenv(
     """The warnings of a `Dotenv`. A variable that is ``referenced`` by another line has its meaning there."""
     for name, (_, number) in values.items():
         if name not in referenced and not _is_unsuspicious(name, settings):
-            yield _warning(f"{name} (.env, line {number})", _nearest(name, settings))
+            yield _warning(f"{name} (.env, line {number})", nearest(name.upper(), settings))
 
 
-def _warning(name: str, nearest: str | None) -> str:
-    return f"{name}: did you mean {nearest}?" if nearest else f"{name}: there is no such setting"
+def _warning(name: str, similar: str | None) -> str:
+    return f"{name}: did you mean {similar}?" if similar else f"{name}: there is no such setting"
 
 
 def _is_unsuspicious(name: str, settings: Collection[str]) -> bool:
@@ -93,10 +94,9 @@ def _prefixes(settings: Collection[str]) -> tuple[str, ...]:
     return tuple(f"{word}_" for word, count in words.items() if count > 1 and word not in COMMON_WORDS)
 
 
-def _nearest(name: str, settings: Collection[str]) -> str | None:
-    """The setting that ``name`` is probably a misspelling of."""
-    upper = name.upper()
-    found = [(distance, one) for one in settings if (distance := _distance(upper, one, _tolerance(one))) is not None]
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """Returns the one of the ``known`` names that ``name`` is probably a misspelling of."""
+    found = [(distance, one) for one in known if (distance := _distance(name, one, _tolerance(one))) is not None]
     return min(found)[1] if found else None
 
 

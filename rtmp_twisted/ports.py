@@ -34,8 +34,8 @@ class Ports:
             listening = endpoint.listen(factory).addCallback(self._listens, name)
             listening.addErrback(problems.append)
             if problems:
-                raise SystemExit(f"{name}: {problems[0].getErrorMessage()}")
-            listening.addCallback(self._check, name, problems)
+                raise SystemExit(problems[0].getErrorMessage())
+            listening.addCallback(self._check, problems)
 
     def close(self) -> Deferred[None]:
         """Accepts nothing more; fires when the ports are closed."""
@@ -50,7 +50,7 @@ class Ports:
         self._ports.append(port)
         _log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
-    def _check(self, _: object, name: str, problems: list[Failure]) -> None:
+    def _check(self, _: object, problems: list[Failure]) -> None:
         """Ends the server if an endpoint has failed later than at once."""
         if problems and not self._closed:
-            self._fail(f"{name}: {problems[0].getErrorMessage()}")
+            self._fail(problems[0].getErrorMessage())

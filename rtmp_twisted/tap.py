@@ -6,16 +6,20 @@ import atexit
 import os
 import sys
 import time
+from collections.abc import Sequence
+from getopt import GetoptError
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
 
+from rtmp_twisted import misspelt
+from rtmp_twisted._version import __version__
+from rtmp_twisted.endpoints import endpoint, rtmp_endpoints
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import AcceptAll
 from rtmp_twisted.live.broker import Broker
@@ -44,10 +48,41 @@ MEBIBYTE = 1024 * 1024
 class Options(UsageOptions):
     """``twistd rtmp``'s options: one for each setting. Ends the process with a line for each mistake in them."""
 
-    synopsis = "[options]"
     longdesc = "An RTMP and RTMPS server for live broadcasting. Each option is also an environment variable."
     optFlags = [["check", None, "say what would run with these settings, or what is wrong with them, and end"]]
     optParameters = option_parameters()
+
+    def getSynopsis(self) -> str:
+        return "Usage: rtmp-twisted serve [options]\n   or: twistd [options of twistd] rtmp [options]"
+
+    def opt_version(self) -> None:
+        """say which version this is, and end"""
+        print(f"rtmp-twisted {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            raise SystemExit(self._mistake(error)) from None
+
+    def parseArgs(self, *words: str) -> None:
+        if words:
+            raise UsageError(f"{words[0]}: an option begins with --; --help lists all")
+
+    def _mistake(self, error: UsageError) -> str:
+        """Returns one line about an option that there is not, or that lacks its value."""
+        cause = error.__context__
+        if not isinstance(cause, GetoptError):
+            return str(error)
+        if cause.msg.endswith("argument"):
+            return f"--{cause.opt}: it takes {'a' if 'requires' in cause.msg else 'no'} value"
+        known = [name.removesuffix("=") for name in self.longOpt]
+        name = cause.opt.replace("_", "-").lower()
+        nearest = misspelt.nearest(name, known)
+        likely = [nearest] if nearest else [one for one in known if len(name) > 2 and name in one]
+        hint = f"did you mean {' or '.join(f'--{one}' for one in likely)}?" if likely else "--help lists all options"
+        return f"{'--' if len(name) > 1 else '-'}{cause.opt}: there is no such option; {hint}"
 
     def postOptions(self) -> None:
         try:
@@ -147,11 +182,13 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
 
         certificates = rtmps_certificates(settings, reactor)
         secured = SecuredFactory(certificates, False, factory, reactor)
-        where = endpoint(reactor, settings.ssl_bind_address, settings.ssl_port)
+        where = endpoint(reactor, settings, "ssl_bind_address", "ssl_port")
         endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
+    web = None
     if settings.web:
-        services.append(web_server(settings, reactor, options, limits, certificates))
+        web = web_server(settings, reactor, options, limits, certificates)
+        services.append(web)
     services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     if isinstance(authority, Service):
         services.insert(0, authority)
@@ -179,7 +216,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         services.insert(0, redis)
         links["redis"] = redis
     if timed is not None:
-        services.append(operator_http(settings, reactor, broker, factory, timed, links))
+        services.append(operator_http(settings, reactor, broker, factory, timed, links, web))
     return services
 
 
@@ -234,28 +271,36 @@ def web_server(
     limits = ConnectionLimits(0, settings.web_max_per_ip, exempt, "WEB_MAX_PER_IP", beside=others)
     site = watch_site(viewers, limits)
     endpoints: list[Any] = []
-    factories: list[Any] = [("web server", settings.web_port, site)]
+    factories: list[Any] = [("web server", "web_port", site)]
     if settings.web_ssl_port:
         from rtmp_twisted.rtmp.tls import SecuredFactory
 
         secured = SecuredFactory(certificates, False, site, reactor)
-        factories.append(("web server over TLS", settings.web_ssl_port, secured))
+        factories.append(("web server over TLS", "web_ssl_port", secured))
     for name, port, factory in factories:
-        if port:
-            where = endpoint(reactor, settings.web_bind_address, port)
+        if getattr(settings, port):
+            where = endpoint(reactor, settings, "web_bind_address", port)
             endpoints.append((name, where, Listener(limits, factory, settings.proxy_protocol_from, reactor)))
     ports = Ports(endpoints, lambda line: fail(reactor, line))
-    return WatchHTTP(viewers, site, ports, settings.shutdown_grace_seconds)
+    return WatchHTTP(viewers, site, limits, ports, settings.shutdown_grace_seconds)
 
 
 def operator_http(
-    settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory, timed: Any, links: dict[str, Any]
+    settings: Settings,
+    reactor: Any,
+    broker: Broker,
+    factory: RTMPFactory,
+    timed: Any,
+    links: dict[str, Any],
+    web: Any,
 ) -> Service:
     from rtmp_twisted.web.metrics import Metrics
     from rtmp_twisted.web.operators import OperatorHTTP
+    from rtmp_twisted.web.status import WebStatus
 
-    metrics = Metrics(reactor, broker, factory, timed, links)
-    where = endpoint(reactor, settings.http_bind_address, settings.http_port)
+    status = None if web is None else WebStatus(web.viewers, web.site, web.limits)
+    metrics = Metrics(reactor, broker, factory, timed, links, status)
+    where = endpoint(reactor, settings, "http_bind_address", "http_port")
     return OperatorHTTP(
         reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, lambda line: fail(reactor, line)
     )
@@ -292,28 +337,3 @@ def publish_authority(settings: Settings, reactor: Any) -> Any:
             shutdown_timeout=settings.shutdown_grace_seconds,
         )
     return AcceptAll()
-
-
-def rtmp_endpoints(settings: Settings, reactor: Any) -> list[IStreamServerEndpoint]:
-    """Where RTMP is accepted: at the endpoints of LISTEN, or, where there are none, on RTMP_PORT."""
-    if not settings.listen:
-        return [endpoint(reactor, settings.bind_address, settings.rtmp_port)]
-    found: list[IStreamServerEndpoint] = []
-    mistakes: list[str] = []
-    for description in settings.listen:
-        try:
-            found.append(serverFromString(reactor, description))
-        except LookupError:
-            mistakes.append(f"LISTEN: {description!r} cannot be used: no such socket was passed to this process")
-        except Exception as error:  # whatever the endpoint's plugin says of its arguments
-            mistakes.append(f"LISTEN: {description!r} cannot be used: {error}")
-    if mistakes:
-        raise SettingsError(mistakes)
-    return found
-
-
-def endpoint(reactor: Any, address: str, port: int) -> IStreamServerEndpoint:
-    """``address`` empty: all, IPv4 and IPv6 (IPv4 alone where the machine has no IPv6)."""
-    if ":" in address or (not address and Path("/proc/net/if_inet6").exists()):
-        return TCP6ServerEndpoint(reactor, port, interface=address or "::", backlog=1024)
-    return TCP4ServerEndpoint(reactor, port, interface=address, backlog=1024)

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 from attrs import fields
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted.misspelt import WELL_KNOWN
@@ -15,6 +16,7 @@ from rtmp_twisted.settings import Settings
 from tests.support.clips import clip
 from tests.support.fakes import within
 from tests.support.programs import ROOT, Program, Server, free_port
+from tests.support.redis_server import RedisServer
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -68,6 +70,22 @@ class CommandTests(TestCase):
             await program.kill()
         await publisher.kill()
 
+    async def test_watch(self) -> None:
+        port = free_port()
+        server = await self.start(web_port=str(port))
+        publisher = await self.program(commands("docs/publish.md")[0], server)
+        await server.until(" publishing channel")
+        found = commands("docs/watch.md")
+        self.assertEqual(len(found), 2)
+        for number, command in enumerate(found, 1):
+            command = command.replace(":8935", f":{port}").replace("recording", str(Path(self.mktemp()).absolute()))
+            program = Program(self, "env", "SDL_VIDEODRIVER=dummy", "SDL_AUDIODRIVER=dummy", *shlex.split(command))
+            await server.until(f" info #w{number} .* watching channel")
+            if "-t 5" in command:
+                self.assertEqual(await within(program.ended), 0, str(program))
+            await program.kill()
+        await publisher.kill()
+
     async def test_operators(self) -> None:
         port = free_port()
         server = await self.start(http_port=str(port))
@@ -80,6 +98,57 @@ class CommandTests(TestCase):
             self.assertEqual(await within(program.ended), 0, str(program))
         await server.until("stopped publishing")
         await publisher.kill()
+
+
+class ExampleTests(TestCase):
+    """The pages' three commands: an example application (or the server), the server (or ffmpeg), the last step."""
+
+    timeout = 180
+
+    def start(self, command: str, port: int, **environment: str) -> Program:
+        """Starts a command as in a terminal in the checkout, except for the ports."""
+        command = command.replace("127.0.0.1/", f"127.0.0.1:{port}/").replace(" -re ", " -nostdin -re ")
+        environment["WEB_PORT"] = str(free_port())
+        return Program(self, "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec env {command}", **environment)
+
+    async def application(self, page: str, documented: int) -> None:
+        """An application of ours decides: it is asked, and lets ffmpeg publish."""
+        port, application_port = free_port(), free_port()
+        replaced = [one.replace(str(documented), str(application_port)) for one in commands(page)]
+        application, server, encoder = replaced
+        asked = self.start(application, port)
+        await asked.until("listening on port")
+        serving = self.start(server, port, RTMP_PORT=str(port))
+        await serving.until(" info RTMP on ")
+        await serving.until(r" info watching in a browser: http://127.0.0.1:\d+/CHANNEL/KEY$")
+        if "CONTROL_USE" in server:
+            await serving.until("connected to the coordinator")
+        publishing = self.start(encoder, port)
+        await asked.until("start of tv from 127.0.0.1")
+        await serving.until("publishing channel")
+        await publishing.kill()
+        await asked.until("stop of tv")
+
+    async def test_callback(self) -> None:
+        await self.application("docs/callback.md", 8080)
+
+    async def test_coordinator(self) -> None:
+        await self.application("docs/coordinator.md", 8081)
+
+    async def test_redis(self) -> None:
+        redis = RedisServer()
+        self.addCleanup(lambda: Deferred.fromCoroutine(redis.dispose()))
+        await redis.start()
+        server, encoder, kill = commands("docs/redis.md")
+        port = free_port()
+        serving = self.start(server, port, RTMP_PORT=str(port), REDIS_PORT=str(redis.port))
+        await serving.until("connected to Redis")
+        publishing = self.start(encoder, port)
+        await serving.until(" publishing channel")
+        killing = self.start(kill, port, REDIS_PORT=str(redis.port))
+        self.assertEqual(await within(killing.ended), 0, str(killing))
+        await serving.until("stopped publishing")
+        await publishing.kill()
 
 
 class TextTests(SynchronousTestCase):

@@ -18,6 +18,7 @@ from zipfile import ZipFile
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted._version import __version__
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.summary import features
 
@@ -95,6 +96,8 @@ class WheelTests(SynchronousTestCase):
         self.assertTrue(where.startswith(str(packages)), where)
         self.assertRegex(run(python, "-c", TWISTD, "--help", cwd=folder), r"(?m)^    rtmp  +An RTMP")
         self.assertIn("--rtmp-port=", run(python, "-c", TWISTD, "rtmp", "--help", cwd=folder))
+        for command in (python.with_name("rtmp-twisted"), "version"), (python, "-c", TWISTD, "rtmp", "--version"):
+            self.assertEqual(run(*command, cwd=folder), f"rtmp-twisted {__version__}\n")
 
     def check_sdist(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
@@ -105,7 +108,7 @@ class WheelTests(SynchronousTestCase):
 
     def check_content(self, wheel: Path) -> None:
         names = set(ZipFile(wheel).namelist())
-        self.assertIn("rtmp_twisted/py.typed", names)
+        self.assertLessEqual({"rtmp_twisted/py.typed", "rtmp_twisted/web/page/index.html"}, names)
         sources = {str(file.relative_to(ROOT)) for file in (ROOT / "rtmp_twisted").rglob("*.py")}
         self.assertEqual(sources - names, set())
         ours = {name for name in names if name.startswith("twisted/")}

@@ -133,7 +133,7 @@ class RTMPServiceTests(SynchronousTestCase):
         service.privilegedStartService()
         self.assertEqual(self.failures, [])
         listening.errback(OSError("there is no such name"))
-        self.assertEqual(self.failures, ["RTMP: there is no such name"])
+        self.assertEqual(self.failures, ["there is no such name"])
 
     def test_listens_after_the_stop(self) -> None:
         """An endpoint that takes its time: its port is closed at once."""

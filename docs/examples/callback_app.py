@@ -1,10 +1,10 @@
 """An application that decides who may publish. It answers the server's callbacks, and needs only Python.
 
-    JWT_SECRET=change-me python callback_app.py 8080 [ADDRESS]
+    JWT_SECRET=change-me python3 callback_app.py 8080 [ADDRESS]
 
-In another window:
+In another terminal, in the checkout:
 
-    CALLBACK_URL=http://127.0.0.1:8080/ JWT_SECRET=change-me twistd -n rtmp
+    CALLBACK_URL=http://127.0.0.1:8080/ JWT_SECRET=change-me ./tools/serve
     ffmpeg -re -f lavfi -i testsrc2 -f flv rtmp://127.0.0.1/tv/tv-key
 """
 

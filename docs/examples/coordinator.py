@@ -1,11 +1,13 @@
 """A small coordinator. It decides who may publish, and can end a publish. It needs autobahn[twisted] and PyJWT.
 
+In a checkout in which ./tools/serve has made .venv:
+
     export CONTROL_SECRET=change-me-to-something-of-32-bytes
-    python coordinator.py 8081 [ADDRESS]
+    .venv/bin/python docs/examples/coordinator.py 8081 [ADDRESS]
 
-In another window, with the same secret:
+In another terminal, with the same secret:
 
-    CONTROL_USE=yes CONTROL_BASE_URL=ws://127.0.0.1:8081 twistd -n rtmp
+    CONTROL_USE=yes CONTROL_BASE_URL=ws://127.0.0.1:8081 ./tools/serve
     ffmpeg -re -f lavfi -i testsrc2 -f flv rtmp://127.0.0.1/tv/tv-key
 
 Type a channel's name to end the publish on it.

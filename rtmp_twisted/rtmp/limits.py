@@ -80,7 +80,8 @@ class ConnectionLimits:
         if address not in self._told:
             self._told.add(address)
             _log.warn(
-                "{address} has {number} connections ({setting}); others from there are turned away",
+                "{address} has {number} connections ({setting}); others from there are turned away,"
+                " unless CONCURRENT_LIMIT_WHITELIST has the address",
                 address=address,
                 number=self.per_address,
                 setting=self._setting,

@@ -7,13 +7,14 @@ on hold, and one that has become a stream is taken over: neither counts as unfin
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import BAD_REQUEST, HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -69,6 +70,10 @@ class LimitedRequest(Request):
             cast(LimitedConnection, self.channel).request_received()
             super().requestReceived(command, path, version)
 
+    def finish(self) -> None:
+        cast(LimitedConnection, self.channel).site.answers[self.code] += 1
+        super().finish()
+
 
 class Heir(Protocol):
     """Who takes a connection over from HTTP."""
@@ -88,7 +93,10 @@ class LimitedConnection(HTTPChannel):
     peer = ""
     unread = 0
     heir: Heir | None = None
+    has_answered = False
+    """Whether there was an answer on this connection, which may not have left yet."""
     _limit: IDelayedCall | None = None
+    _unread_request: Request | None = None  # whose answer has to leave before the next request is read
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -121,10 +129,20 @@ class LimitedConnection(HTTPChannel):
         self._arm(ANSWER_SECONDS)
 
     def requestDone(self, request: Request) -> None:
+        self.has_answered = True
         if self.site.keep_alive:
             self._arm(KEEP_ALIVE_SECONDS)
             self.site.unfinished(self)
+            if self._waitingForTransport:
+                self._unread_request = request
+                return
         super().requestDone(request)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        request, self._unread_request = self._unread_request, None
+        if request is not None:
+            self.requestDone(request)
 
     def write(self, data: bytes) -> None:
         self.unread += len(data)
@@ -144,9 +162,13 @@ class LimitedConnection(HTTPChannel):
         transport.unregisterProducer()
         transport.resumeProducing()
         for request in self.requests:
-            request.channel = None
+            request.channel = None  # they refer to each other
         self.requests.clear()
         return transport
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.site.answers[BAD_REQUEST] += 1
+        super()._respondToBadRequestAndDisconnect()
 
     def abort(self) -> None:
         cast(Any, self.transport).abortConnection()
@@ -197,6 +219,8 @@ class LimitedSite(Site):
         self.connections: dict[LimitedConnection, None] = {}
         self.accepted = 0
         """Connections so far."""
+        self.answers: Counter[int] = Counter()
+        """Answers so far, by status code."""
         self._most = most
         self._most_unread = most_unread
         self._limits = limits

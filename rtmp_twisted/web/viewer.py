@@ -88,6 +88,9 @@ class Viewer:
     """Begins with `begin`. ``in_chunks``: whether the client knows chunks (HTTP/1.1); ``with_body``: whether the stream
     itself is wanted, or only the head of the answer."""
 
+    transport_name = "http"
+    """How it is served, for the metrics."""
+
     __slots__ = (
         "__weakref__",
         "_attempt",
@@ -147,6 +150,8 @@ class Viewer:
             transport.setTcpKeepAlive(True)
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_SECONDS * 1000)
         self.writer = writer_for(transport, clock, self._drained, self._blocked, self.abort)
+        if self._connection.has_answered:
+            self.writer.wait()
         self.viewers.all[self] = None
         try:
             self._ask()
@@ -281,6 +286,7 @@ class Viewer:
 
     def _accept(self) -> None:
         """Writes what comes before the stream."""
+        self._connection.site.answers[http.OK] += 1
         headers = {"Content-Type": self.stream.content_type, **answers.ENDLESS}
         if self._in_chunks:
             headers["Transfer-Encoding"] = "chunked"
@@ -298,6 +304,7 @@ class Viewer:
         self.finish(reason)
 
     def _answer_refusal(self, code: int, reason: str) -> None:
+        self._connection.site.answers[code] += 1
         self.writer.write(answers.refusal(code, reason, self._with_body))
 
     def _finish_if_caught_up(self) -> None:

@@ -45,12 +45,15 @@ _log = Logger()
 
 
 class WatchHTTP(Service):
-    """``ports`` listen for ``site``. ``stopService`` ends every viewer, and drops those that are left after ``grace``
-    seconds."""
+    """``ports`` listen for ``site``, whose connections ``limits`` counts. ``stopService`` ends every viewer, and drops
+    those that are left after ``grace`` seconds."""
 
-    def __init__(self, viewers: Viewers, site: LimitedSite, ports: Ports, grace: float) -> None:
+    def __init__(
+        self, viewers: Viewers, site: LimitedSite, limits: ConnectionLimits, ports: Ports, grace: float
+    ) -> None:
         self.viewers = viewers
         self.site = site
+        self.limits = limits
         self._ports = ports
         self._grace = grace
         self._account = viewers.broker.memory.open("web server", self._held, lambda: None)

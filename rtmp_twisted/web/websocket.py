@@ -12,6 +12,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, ITransport
 from twisted.python.failure import Failure
+from twisted.web.http import SWITCHING
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
@@ -98,6 +99,8 @@ class _Outlet:
 class WebSocketViewer(Viewer):
     """``headers`` are the request's."""
 
+    transport_name = "websocket"
+
     __slots__ = ("_accepted", "_headers", "_protocol")
 
     def __init__(self, *arguments: Any, headers: Headers) -> None:
@@ -142,6 +145,7 @@ class WebSocketViewer(Viewer):
             super()._ask()
 
     def _accept(self) -> None:
+        self._connection.site.answers[SWITCHING] += 1
         if self._accepted is not None:
             self._accepted.callback(None)
 

@@ -88,6 +88,7 @@ class GateTests(SynchronousTestCase):
         [_, line] = log.lines()
         self.assertIn("192.0.2.1", line)
         self.assertIn("MAX_IP_CONCURRENT_CONNECTIONS", line)
+        self.assertIn("CONCURRENT_LIMIT_WHITELIST", line)
         gate.leave("192.0.2.1")
         self.enter(gate, *["192.0.2.1"] * 5)
         self.assertEqual(log.lines()[2:], [line], "it had gone, and came back")

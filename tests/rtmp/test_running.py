@@ -67,15 +67,6 @@ class StartTests(TestCase):
         command = "from twisted.scripts.twistd import run; run()"
         return Program(self, sys.executable, "-c", command, "-n", "--pidfile=", "rtmp", *options, PYTHONPATH=str(ROOT))
 
-    async def test_port_in_use(self) -> None:
-        server = Server(self)
-        await server.up()
-        second = self.server(f"--rtmp-port={server.port}")
-        self.assertEqual(await within(second.ended), 1)
-        [line] = [line for line in second.lines if "listen" in line]
-        self.assertIn(str(server.port), line)
-        self.assertNotIn("Traceback", str(second))
-
     async def test_wrong_settings(self) -> None:
         wrong = self.server("--rtmp-port=http", "--rtmp-chunk-size=5")
         self.assertEqual(await within(wrong.ended), 1)

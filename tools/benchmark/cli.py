@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=COMMAND",
-        help="one more server, or another way to start a known one; {port}, {host} and {dir} are replaced. It must "
-        "accept the applications bench0, bench1, ...",
+        help="one more server, or another way to start a known one; {port}, {web_port}, {host} and {dir} are replaced. "
+        "It must accept the applications bench0, bench1, ...",
     )
     add(
         "--against",

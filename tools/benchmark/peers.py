@@ -62,12 +62,13 @@ new NodeMediaServer({{
 @dataclass(frozen=True)
 class Peer:
     """A server. ``command(directory, port)`` writes its configuration into ``directory`` and returns its command
-    line."""
+    line; ``web_options(port)`` follow it where viewers come over HTTP, to that port, which is the other and one."""
 
     name: str
     version: str
     command: Callable[[Path, int], list[str]]
     environment: dict[str, str] = field(default_factory=dict)
+    web_options: Callable[[int], list[str]] = lambda port: []
 
 
 def given(text: str) -> Peer:
@@ -78,7 +79,7 @@ def given(text: str) -> Peer:
     words = shlex.split(line)
 
     def command(directory: Path, port: int) -> list[str]:
-        values = {"{port}": str(port), "{host}": HOST, "{dir}": str(directory)}
+        values = {"{port}": str(port), "{web_port}": str(port + 1), "{host}": HOST, "{dir}": str(directory)}
         return [_replace(word, values) for word in words]
 
     return Peer(name, "as given", command)
@@ -141,9 +142,12 @@ def _server(name: str, package: Path, *search_path: str) -> Peer:
     def command(directory: Path, port: int) -> list[str]:
         return [twistd, "-n", "--pidfile=", "rtmp", "--rtmp-port", str(port), "--bind-address", HOST, *options]
 
+    def web_options(port: int) -> list[str]:
+        return ["--web-port", str(port), "--web-bind-address", HOST, "--web-max-per-ip", "1000000"]
+
     version = _output([twistd, "--version"]).splitlines()[0].rpartition(" ")[2]
     environment = {"PYTHONPATH": os.pathsep.join([str(package), *search_path])}
-    return Peer(name, f"{_project_version(package)}, Twisted {version}", command, environment)
+    return Peer(name, f"{_project_version(package)}, Twisted {version}", command, environment, web_options)
 
 
 def _twistd() -> str:

@@ -150,7 +150,10 @@ def measure(peer: Peer, scenario: Scenario, run: int, seconds: float, settle: fl
 
     Raises BenchError where the server does not come up, or ends the run.
     """
-    with tempfile.TemporaryDirectory(prefix="rtmp-bench-") as name, _serving(peer, Path(name), cores) as (server, port):
+    with (
+        tempfile.TemporaryDirectory(prefix="rtmp-bench-") as name,
+        _serving(peer, Path(name), cores, scenario) as (server, port),
+    ):
         with _loading(scenario, port, cores) as loads:
             _together(loads, "published", SETUP_TIMEOUT_S)
             began = time.monotonic()
@@ -168,11 +171,14 @@ def measure(peer: Peer, scenario: Scenario, run: int, seconds: float, settle: fl
 
 
 @contextmanager
-def _serving(peer: Peer, directory: Path, cores: Cores) -> Iterator[tuple[Server, int]]:
-    port = free_port(HOST)
-    server = Server.start(peer.name, peer.command(directory, port), directory, peer.environment, cores.server)
+def _serving(peer: Peer, directory: Path, cores: Cores, scenario: Scenario) -> Iterator[tuple[Server, int]]:
+    port = free_port(HOST, following=1)
+    command = peer.command(directory, port) + (peer.web_options(port + 1) if scenario.format else [])
+    server = Server.start(peer.name, command, directory, peer.environment, cores.server)
     try:
         server.wait_until_listening(HOST, port)
+        if scenario.format:
+            server.wait_until_listening(HOST, port + 1)
         yield server, port
     finally:
         server.stop()
@@ -193,6 +199,7 @@ def _loading(scenario: Scenario, port: int, cores: Cores) -> Iterator[list[LoadP
                 publishes=index == 0,
                 kbps=scenario.kbps,
                 publisher_chunk=scenario.publisher_chunk,
+                format=scenario.format,
             )
             loads.append(LoadProcess(job, cores.load[index]))
         yield loads

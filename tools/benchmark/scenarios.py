@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scenario:
-    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use."""
+    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use;
+    ``format`` is what viewers get over HTTP, nothing for RTMP players."""
 
     name: str
     players: int
     channels: int = 1
     kbps: int = 2500
     publisher_chunk: int = 4096
+    format: str = ""
 
     @property
     def apps(self) -> list[str]:
@@ -38,6 +40,8 @@ SCENARIOS = [
     Scenario("100-channels", 100, channels=100),
     Scenario("100-channels-small-chunks", 100, channels=100, publisher_chunk=128),
     Scenario("2000-players-20-channels", 2000, channels=20),
+    Scenario("1000-flv-viewers", 1000, format="flv"),
+    Scenario("1000-mp4-viewers", 1000, format="mp4"),
 ]
 
 QUICK = ["10-players", "100-players"]

@@ -1,0 +1,58 @@
+"""Pages of another site in a real Chromium: the snippets of docs/watch.md. ./tools/test gets their players from npm."""
+
+from __future__ import annotations
+
+import re
+
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from twisted.web.static import Data, File
+
+from tests.browser.case import COLOR, HAS_PICTURE, PITCH, PageCase
+from tests.browser.chromium import Page
+from tests.browser.encoder import film
+from tests.support.fakes import reactor
+from tests.support.programs import ROOT
+
+PLAYERS = ROOT / "build" / "npm" / "node_modules"
+
+
+class SnippetTests(PageCase):
+    async def page_with(self, what: str) -> Page:
+        """Opens the only snippet with these words in it, with this server's address."""
+        snippets = re.findall(r"^```html\n(.*?)^```", (ROOT / "docs/watch.md").read_text(), re.MULTILINE | re.DOTALL)
+        [snippet] = [one for one in snippets if what in one]
+        html = snippet.replace("http://127.0.0.1:8935", self.url("")).replace("/channel/key", "/tv/key")
+        site = Resource()
+        site.putChild(b"", Data(html.encode(), "text/html; charset=utf-8"))
+        for name in re.findall('script src="(.*?)"', html):
+            site.putChild(name.encode(), File(str(PLAYERS / name / "dist" / name)))
+        port = reactor.listenTCP(0, Site(site), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return await self.browser.open(f"http://localhost:{port.getHost().port}/")
+
+    async def test_embedded(self) -> None:
+        """The picture alone, and the controls on it."""
+        await self.serve()
+        await self.encoder()
+        page = await self.page_with("<iframe")
+        await self.server.until("watching channel")
+        self.assertEqual(page.complaints, [])
+        await page.close()
+        page = await self.watch("/tv/key?embed")
+        self.assertEqual(await page.evaluate("getComputedStyle(document.querySelector('h1')).display"), "none")
+        self.assertTrue(await page.evaluate("document.getElementById('stage').offsetHeight === innerHeight"))
+        await self.shows(page, "red")
+        self.assertEqual(page.complaints, [])
+
+    async def test_mpegts(self) -> None:
+        """FLV has one track of each kind, since mpegts.js knows no others. It goes on behind another resolution."""
+        await self.serve()
+        encoder = await self.encoder()
+        page = await self.page_with("mpegts.js")
+        await page.until(HAS_PICTURE, "a picture")
+        await page.until(f"{COLOR} === 'red'")
+        self.assertLess(abs(await page.evaluate("video.muted = false, " + PITCH) - 440), 10)
+        encoder.switch(await film(self, "blue", "H.264", "640x360"))
+        await page.until(f"{COLOR} === 'blue' && video.videoWidth === 640")
+        self.assertEqual(page.complaints, [])
