@@ -311,6 +311,8 @@ class Settings:
             yield ("web_ssl_port", "ssl_cert", "ssl_key"), line
         if self.play_secret and len(self.play_secret.encode()) < SHORTEST_SECRET:
             yield ("play_secret",), f"PLAY_SECRET: it takes at least {SHORTEST_SECRET} bytes (RFC 7518, section 3.2)"
+        if self.web_ssl_port and self.web_ssl_port == self.web_port:
+            yield ("web_ssl_port", "web_port"), f"WEB_SSL_PORT: {self.web_ssl_port} is already the value of WEB_PORT"
         if not self.web:
             return
         if self.web_play == "token" and not self.play_secret:
@@ -341,6 +343,7 @@ class Settings:
         yield self.control_use and bool(self.callback_url), "CALLBACK_URL has no effect: CONTROL_USE replaces callbacks"
         line = "GOP_CACHE_SIZE_MB is 0: the coordinator's encoder will miss the beginning of each stream"
         yield self.control_use and not self.gop_cache_size_mb, line
+        yield self.web_play != "key" and not self.web, "WEB_PLAY has no effect: WEB_PORT and WEB_SSL_PORT are not set"
         both = bool(self.play_allowed_from) and self.rtmp_play_whitelist != self.play_allowed_from
         yield both, "PLAY_ALLOWED_FROM has no effect: RTMP_PLAY_WHITELIST is set as well"
 

@@ -63,6 +63,12 @@ class ImportTests(SynchronousTestCase):
     def test_http(self) -> None:
         self.check({"prometheus_client"}, {"OperatorHTTP"}, HTTP_PORT="8080")
 
+    def test_web(self) -> None:
+        """autobahn comes with the first viewer that wants it; PyJWT where there are tokens."""
+        self.check(set(), {"WatchHTTP"}, WEB_PORT="8080")
+        self.check({"jwt"}, {"WatchHTTP"}, WEB_PORT="8080", WEB_PLAY="token", PLAY_SECRET="s" * 32)
+        self.check({"jwt"}, set(), PLAY_SECRET="s" * 32)
+
 
 class RoomTests(SynchronousTestCase):
     """What the modules of a room import, also for type checkers only."""
@@ -92,7 +98,7 @@ class RoomTests(SynchronousTestCase):
         self.check("integrations", "live")
 
     def test_web(self) -> None:
-        self.check("web", "wire", "media", "live", "rtmp", "_version")
+        self.check("web", "wire", "media", "live", "rtmp", "_version", "settings_types", "ports", "logs")
 
     def test_reactor(self) -> None:
         """Neither room imports the reactor: it is passed in."""

@@ -20,6 +20,19 @@ from tests.support.turns import TurnClock
 class FLVJoinTests(test_channel.JoinTests):
     form = FLVFormat
 
+    def test_a_second_track_in_messages_of_its_own(self) -> None:
+        """It is left out, and nobody waits for it."""
+        channel = on_air(self.make())
+        viewer = join(channel)
+        sent = [avc(0, True), avc(40, False)]
+        second = [Message(VIDEO, 1, 0, b"\x96\x01avc1\x01\0\0\0k"), Message(VIDEO, 1, 40, b"\xa6\x01avc1\x01\0\0\0f")]
+        for message in sent[0], second[0], sent[1], second[1]:
+            channel.publish(message)
+        channel.flush()
+        for one in viewer, join(channel):
+            self.assertEqual(one.bodies()[-2:], [message.body for message in sent])
+            self.assertTrue(one.plain)
+
 
 class FLVSlowTests(test_channel.SlowTests):
     form = FLVFormat

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.web import hls as hls_module
 from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS
+from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import Message
 from tests.media.test_fmp4 import AVC, OTHER_AVC, on_track
 from tests.media.test_segments import NOW, media
@@ -20,6 +21,7 @@ from tests.support.memory import Client, World
 from tests.support.mp4 import inits, samples
 from tests.support.playlists import broken_multivariant_rules, broken_rules, parse
 from tests.support.rtmp_client import AAC_HEADER
+from tests.support.turns import TurnClock
 
 
 @define(eq=False)
@@ -71,7 +73,8 @@ class FakeRequest:
 
 class HLSCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.world = World()
+        self.clock = TurnClock()
+        self.world = World(clock=self.clock)
         self.hls = HLS(self.world.clock, self.world.broker, 2, 0.3, lambda: NOW + self.world.clock.seconds())
         self.publisher = self.world.connect().open()
 
@@ -290,24 +293,24 @@ class WaitingTests(HLSCase):
     def test_a_client_that_has_gone(self) -> None:
         number = self.start()
         one, other = self.get(f"v0.m3u8?_HLS_msn={number}"), self.get(f"v0.m3u8?_HLS_msn={number}")
-        one.lose(), other.lose()
+        one.lose()
+        other.lose()
         self.play(1, start=7.5)
         self.assertEqual((one.code, other.code), (0, 0))
 
     def test_many_are_answered_in_several_turns(self) -> None:
         self.patch(hls_module, "ANSWERS_AT_ONCE", 10)
         number = self.start()
-        requests = [self.get(f"v0.m3u8?_HLS_msn={number}&_HLS_part=99") for _ in range(35)]
-        self.play(0.49, start=7.5)
-        messages = list(media(0.3, start=8))
-        counts = set()
-        for message in messages:
-            self.publisher.send(message)
+        known = len(parse(self.text("v0.m3u8")).segments[-1].parts)
+        requests = [self.get(f"v0.m3u8?_HLS_msn={number}&_HLS_part={known}") for _ in range(35)]
+        counts = [0]
+        for message in media(0.4, start=7.5, first=225):
+            data = chunks.encode(message, 4, self.publisher.chunk_size)
+            self.publisher.protocol.dataReceived(data)
             self.world.broker.scheduler.flush_pending()
-        while self.world.clock.getDelayedCalls() and not all(request.finished for request in requests):
-            self.world.clock.advance(0.01)
-            counts.add(sum(request.finished for request in requests))
-        self.assertTrue(all(request.code == 200 for request in requests))
+            self.clock.turn()
+            counts.append(sum(request.finished for request in requests))
+        self.assertEqual(sorted(set(counts)), [0, 10, 20, 30, 35])
 
     def test_a_publisher(self) -> None:
         request = self.get("index.m3u8")
