@@ -27,8 +27,18 @@ FIRST_SECONDS: Final = 4.0
 NEARLY: Final = 0.1
 """Seconds that a segment may be shorter than wanted, when a keyframe comes."""
 
+CACHED_SECONDS: Final = 0.5
+"""For so long after the first frame, older media may come from a cache: times are told by the newest frame."""
+
 SHORTEST_PART: Final = 0.85
 """How much of the Part Target Duration a part has at least, unless it is the last one of its segment."""
+
+SHORT_FRAME: Final = 0.13
+"""The part of the longest part that a frame may last, for parts of any number of frames to be long enough."""
+
+PART_NUMBERS: Final = 100
+"""More than the parts of a second: where the number of the first segment is the time, no two parts ever have the same
+name."""
 
 PART_OVERHEAD: Final = 400
 """Bytes of memory that a part takes beside its data."""
@@ -150,7 +160,7 @@ class Segmenter:
         """The highest bit rate of a segment so far, in bits per second."""
         self.number = number
         """That of the next segment; of its first part: `part_number`."""
-        self.part_number = number
+        self.part_number = number * PART_NUMBERS
         self._segment_seconds = segment_seconds
         self._init: Initialization | None = None
         self._lead = 0  # the track that is counted: video, or else sound
@@ -158,12 +168,14 @@ class Segmenter:
         self._video = False
         self._timeline: Timeline | None = None
         self._first: Segment | None = None  # of its timeline
+        self._first_at = 0.0  # when that came, in Unix time
         self._start = 0.0  # media time of the current segment
         self._pieces: list[memoryview] = []  # of the part that is being made
         self._began = 0.0  # media time of that part
         self._independent = False
         self._time: float | None = None  # when the last frame of the lead began
         self._end = 0.0  # and ended
+        self._length = 0.0  # how long it lasted
         self._keyframe: float | None = None  # when the last keyframe began
         self._group = keyframe_seconds or 0.0  # the longest time between two
         self._discontinuity = False
@@ -199,20 +211,28 @@ class Segmenter:
             offset += fragment.size
             if fragment.track == self._lead:
                 begin = fragment.time / self._timescale
-                end = (fragment.time + fragment.duration) / self._timescale
-                self._take_lead(piece, begin, end, fragment.keyframe, now)
+                length = fragment.duration / self._timescale
+                if length > max(_MAX_GAP, 3 * self._length) and self._length:
+                    length = self._length  # the source paused behind this frame
+                self._length = length
+                self._take_lead(piece, begin, begin + length, fragment.keyframe, now)
             elif self.current is not None:
                 self._pieces.append(piece)
         return self.part_number - before
 
+    @property
+    def newest(self) -> Segment | None:
+        """The last segment that has a part."""
+        if self.current is not None and self.current.parts:
+            return self.current
+        return self.segments[-1] if self.segments else None
+
     def has(self, segment: int, part: int) -> bool:
-        """Whether part ``part`` of a segment, or the whole segment (-1), or a later one is there."""
-        newest = self.current
-        if newest is None or not newest.parts:
-            return bool(self.segments) and self.segments[-1].number >= segment
-        if newest.number != segment:
-            return newest.number > segment
-        return 0 <= part < len(newest.parts)
+        """Whether part ``part`` of a segment, or the whole segment (-1), or something behind it is there."""
+        newest = self.newest
+        if newest is None or newest.number != segment:
+            return newest is not None and newest.number > segment
+        return newest is not self.current if part < 0 else part < len(newest.parts)
 
     def part(self, number: int) -> Part | None:
         """Returns a part that is kept."""
@@ -284,8 +304,8 @@ class Segmenter:
         self._pieces.append(piece)
         self._independent |= keyframe
         self.current.frames += 1
-        if self.current is self._first:
-            self._timeline.offset = min(self._timeline.offset, now - end)
+        if self.current is self._first or now < self._first_at + CACHED_SECONDS:
+            self._timeline.offset = min(self._timeline.offset, now - begin)
         if keyframe:
             if self._keyframe is not None:
                 self._group = max(self._group, begin - self._keyframe)
@@ -294,17 +314,17 @@ class Segmenter:
         self._close_early(begin, end)
 
     def _fit_parts(self, frame: float) -> None:
-        """Parts consist of whole frames, and must not be much shorter than the longest one: makes that shorter where
-        frames (of so many seconds) are long."""
-        count = int((self.part_target + _ROUNDING) / frame)
-        if count == 0 or count * frame < SHORTEST_PART * self.part_target:
-            count = max(1, count)
+        """Parts consist of whole frames, and must not be much shorter than the longest one. Where frames (of so many
+        seconds, give or take a millisecond) are long, the longest one is a whole number of them."""
+        if frame > SHORT_FRAME * self.part_target:
+            count = max(1, int((self.part_target + _ROUNDING) / frame))
             self.part_target = count * frame + 0.001 * (count + 1)
 
     def _close_early(self, begin: float, end: float) -> None:
-        """Ends a part at once where a frame as long as this one would be too much; else with the next frame."""
+        """Ends a part at once where a frame as long as this one (but for rounding) would be too much; otherwise, the
+        next frame ends it."""
         length = end - begin
-        if length <= self.part_target and end + length - self._began > self.part_target + _ROUNDING:
+        if length <= self.part_target and end + length - 0.001 - self._began > self.part_target + _ROUNDING:
             self._end_part(end)
 
     def _ends_segment(self, begin: float, end: float, keyframe: bool) -> bool:
@@ -317,7 +337,7 @@ class Segmenter:
             elif not self._video:
                 self._set_target(0.0)
             elif length > FIRST_SECONDS:
-                self.target = MAX_TARGET
+                self._set_target(MAX_TARGET)
         if self.target is None:
             return False
         limit = self.target + 0.5 - _ROUNDING
@@ -332,6 +352,7 @@ class Segmenter:
             count = max(1, -int(-(self._segment_seconds - NEARLY) // group))
             length = max(length, count * group)
         self.target = self._rounded(length)
+        self._segment_seconds = max(self._segment_seconds, self.target / 2)
 
     def _rounded(self, seconds: float) -> int:
         return min(MAX_TARGET, max(1, int(seconds + 0.5), int(self._segment_seconds + 0.5)))
@@ -345,6 +366,7 @@ class Segmenter:
         self.current = Segment(self.number, self._init, self._timeline, begin, keyframe, self._discontinuity)
         if first:
             self._first = self.current
+            self._first_at = now
         self._discontinuity = False
         self.number += 1
 

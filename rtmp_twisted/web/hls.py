@@ -186,9 +186,7 @@ class _Variant:
     @property
     def ready(self) -> bool:
         """Whether there is a playlist."""
-        segmenter = self.segmenter
-        current = segmenter.current
-        return segmenter.target is not None and bool(segmenter.segments or (current is not None and current.parts))
+        return self.segmenter.target is not None and self.segmenter.newest is not None
 
     def playlist(self, skip: bool) -> bytes:
         made = self._playlists.get(skip)

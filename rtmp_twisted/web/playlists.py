@@ -20,6 +20,9 @@ SUFFIX: Final = "\0"
 LISTED: Final = 7
 """Complete segments in a playlist. One that has been in it is kept for as long again (section 6.2.2)."""
 
+SHORTEST_TARGETS: Final = 3
+"""Target Durations that a playlist lasts at least, once it has (section 6.2.2)."""
+
 SKIP_TARGETS: Final = 6
 """Target Durations from the end of the playlist, before which a delta update leaves segments out (at least 6)."""
 
@@ -38,8 +41,8 @@ def media_playlist(segmenter: Segmenter, name: str, skip: bool, others: Mapping[
     ``skip`` it is a delta update, where that is shorter. The segmenter has to have a target and a part."""
     target = segmenter.target
     assert target is not None
-    complete = list(segmenter.segments)[-LISTED:]
-    unlisted = len(segmenter.segments) - len(complete)
+    unlisted = _unlisted(segmenter, target)
+    complete = list(segmenter.segments)[unlisted:]
     current = segmenter.current
     segments = complete if current is None or not current.parts else [*complete, current]
     lines = [
@@ -83,8 +86,19 @@ def multivariant_playlist(variants: Mapping[str, Segmenter]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _unlisted(segmenter: Segmenter, target: int) -> int:
+    """How many complete segments are only kept for those who know them from an earlier playlist."""
+    unlisted = max(0, len(segmenter.segments) - LISTED)
+    length = sum(segment.duration for segment in list(segmenter.segments)[unlisted:])
+    while unlisted and length < SHORTEST_TARGETS * target:
+        unlisted -= 1
+        length += segmenter.segments[unlisted].duration
+    return unlisted
+
+
 def _attributes(segmenter: Segmenter) -> Iterator[str]:
-    newest = _newest(segmenter)
+    newest = segmenter.newest
+    assert newest is not None
     peak = segmenter.peak or 8 * newest.size / max(newest.duration, 0.001)
     yield f"BANDWIDTH={int(peak * HEADROOM) + 1}"
     yield f'CODECS="{newest.init.codecs}"'
@@ -92,7 +106,7 @@ def _attributes(segmenter: Segmenter) -> Iterator[str]:
     if "width" in first and "height" in first:
         yield f"RESOLUTION={first['width']}x{first['height']}"
     if first["kind"] == "video":
-        rate = first.get("frame_rate") or newest.frames / max(newest.duration, 0.001)
+        rate = first.get("frame_rate") or segmenter.frame_rate or newest.frames / max(newest.duration, 0.001)
         yield f"FRAME-RATE={rate:.3f}"
 
 
@@ -107,18 +121,12 @@ def _end(segmenter: Segmenter, name: str, others: Mapping[str, Segmenter]) -> It
         return
     yield f'#EXT-X-PRELOAD-HINT:TYPE=PART,URI="{name}-part-{segmenter.part_number}.m4s{SUFFIX}"'
     for other, theirs in others.items():
-        if theirs.segments or (theirs.current is not None and theirs.current.parts):
-            last = _newest(theirs)
+        last = theirs.newest
+        if last is not None:
             yield (
                 f'#EXT-X-RENDITION-REPORT:URI="{other}.m3u8{SUFFIX}",LAST-MSN={last.number},'
                 f"LAST-PART={len(last.parts) - 1}"
             )
-
-
-def _newest(segmenter: Segmenter) -> Segment:
-    """The last segment that has a part."""
-    current = segmenter.current
-    return current if current is not None and current.parts else segmenter.segments[-1]
 
 
 def _ages(segments: list[Segment]) -> list[float]:
