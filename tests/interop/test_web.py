@@ -238,8 +238,6 @@ class NginxTests(WebCase):
         for received in await within(gatherResults(viewers)):
             self.assert_same(received, sent)
         self.assertEqual(await self.answered(200), 3)
-        code, body, _ = await self.get(self.url("x.flv", port))
-        self.assertEqual((code, body), (404, b"nobody publishes there now\n"))
 
     async def test_hls_in_its_cache(self) -> None:
         """Of many viewers' requests few reach the server, and what is cached is what it has said."""
