@@ -56,7 +56,9 @@ class OperatorHTTP(Service):
         fail: Callable[[str], None],
     ) -> None:
         self._sampler = sampler
-        self._site = LimitedSite(_OperatorResource(clock, broker, sampler, metrics, token), clock)
+        self._site = LimitedSite(
+            _OperatorResource(clock, broker, sampler, metrics, token), clock, broker.scheduler.turns
+        )
         self._ports = Ports([("HTTP", endpoint, self._site)], fail)
 
     def privilegedStartService(self) -> None:
