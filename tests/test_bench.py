@@ -479,6 +479,18 @@ class CommandLineTests(SynchronousTestCase):
         self.assertIn("| 3-players | rtmp-twisted | yes |", table)
         self.assertEqual("svg", ElementTree.fromstring(drawing).tag.rpartition("}")[2])
 
+    def test_measures_viewers_over_http(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            for format in "flv", "mp4":
+                done = self.bench(
+                    "--only", peers.OURS, "--players", "3", "--format", format, "--seconds", "2", "--settle", "1",
+                    "--repeat", "1", "--output", directory,
+                )  # fmt: skip
+                self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+                with open(Path(directory, "results.csv"), newline="") as file:
+                    (row,) = csv.DictReader(file)
+                self.assertEqual((f"3-{format}-viewers", "1.0"), (row["scenario"], row["delivered"]))
+
     def test_compares_two_checkouts(self) -> None:
         """Nothing is written into the other one, which may have no environment of its own."""
         with tempfile.TemporaryDirectory() as directory:
