@@ -27,9 +27,6 @@ FIRST_SECONDS: Final = 4.0
 NEARLY: Final = 0.1
 """Seconds that a segment may be shorter than wanted, when a keyframe comes."""
 
-CACHED_SECONDS: Final = 0.5
-"""For so long after the first frame, older media may come from a cache: times are told by the newest frame."""
-
 SHORTEST_PART: Final = 0.85
 """How much of the Part Target Duration a part has at least, unless it is the last one of its segment."""
 
@@ -84,12 +81,14 @@ class Initialization:
 
 
 class Timeline:
-    """Media time without a gap. ``offset`` is the Unix time of the media time 0."""
+    """Media time without a gap. ``offset`` is the Unix time of the media time 0; it does not change any more once it is
+    ``told``."""
 
-    __slots__ = ("offset",)
+    __slots__ = ("offset", "told")
 
     def __init__(self, offset: float) -> None:
         self.offset = offset
+        self.told = False
 
 
 class Segment:
@@ -167,8 +166,6 @@ class Segmenter:
         self._timescale = 1
         self._video = False
         self._timeline: Timeline | None = None
-        self._first: Segment | None = None  # of its timeline
-        self._first_at = 0.0  # when that came, in Unix time
         self._start = 0.0  # media time of the current segment
         self._pieces: list[memoryview] = []  # of the part that is being made
         self._began = 0.0  # media time of that part
@@ -248,6 +245,12 @@ class Segmenter:
                 return segment.init.data
         return None
 
+    def tell_times(self) -> None:
+        """Somebody is told when segments begin. Up to then, the newest frame decides it: older ones may have come late,
+        out of a cache."""
+        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+            segment.timeline.told = True
+
     def end(self) -> None:
         """The stream is over: completes the last segment."""
         if not self.ended:
@@ -304,7 +307,7 @@ class Segmenter:
         self._pieces.append(piece)
         self._independent |= keyframe
         self.current.frames += 1
-        if self.current is self._first or now < self._first_at + CACHED_SECONDS:
+        if not self._timeline.told:
             self._timeline.offset = min(self._timeline.offset, now - begin)
         if keyframe:
             if self._keyframe is not None:
@@ -359,14 +362,10 @@ class Segmenter:
 
     def _begin_segment(self, begin: float, keyframe: bool, now: float) -> None:
         assert self._init is not None
-        first = self._timeline is None or self._discontinuity
-        if self._timeline is None or first:
+        if self._timeline is None or self._discontinuity:
             self._timeline = Timeline(now - begin)
         self._start = self._began = begin
         self.current = Segment(self.number, self._init, self._timeline, begin, keyframe, self._discontinuity)
-        if first:
-            self._first = self.current
-            self._first_at = now
         self._discontinuity = False
         self.number += 1
 
