@@ -319,7 +319,7 @@ class Segmenter:
     def _fit_parts(self, frame: float) -> None:
         """Parts consist of whole frames, and must not be much shorter than the longest one. Where frames (of so many
         seconds, give or take a millisecond) are long, the longest one is a whole number of them."""
-        if frame > SHORT_FRAME * self.part_target:
+        if SHORT_FRAME * self.part_target < frame < _MAX_GAP:  # else it may be a guess of the muxer's
             count = max(1, int((self.part_target + _ROUNDING) / frame))
             self.part_target = count * frame + 0.001 * (count + 1)
 
@@ -373,13 +373,13 @@ class Segmenter:
         if self.current is None or not self._pieces:
             return
         data = b"".join(self._pieces)
-        part = Part(self.part_number, data, end - self._began, self._independent)
+        part = Part(self.part_number, data, max(0.0, end - self._began), self._independent)
         self._pieces.clear()
         self._independent = False
         self._began = end
         self.part_number += 1
         self.current.parts.append(part)
-        self.current.duration = end - self._start
+        self.current.duration = max(0.0, end - self._start)
         self.current.size += len(data)
 
     def _end_segment(self, end: float, goes_on: bool = False) -> None:
