@@ -83,16 +83,19 @@ class FlushScheduler:
         interval = self.interval
         now = self.clock.seconds() if interval else 0.0
         later = 0.0
-        for audience in list(self._pending):
-            wait = audience.due - now if interval and len(audience) > FEW_READERS else 0.0
-            if wait > 0.0:
-                later = min(later or wait, wait)
-                continue
-            try:
-                audience.flush()
-            except Exception:
-                _log.failure("a bug, while media was handed over")
-                self.remove(audience)
+        seen: set[Audience] = set()
+        while pending := [audience for audience in self._pending if audience not in seen]:
+            for audience in pending:  # one that is flushed may have followers, which are pending then
+                seen.add(audience)
+                wait = audience.due - now if interval and len(audience) > FEW_READERS else 0.0
+                if wait > 0.0:
+                    later = min(later or wait, wait)
+                    continue
+                try:
+                    audience.flush()
+                except Exception:
+                    _log.failure("a bug, while media was handed over")
+                    self.remove(audience)
         if later and self._timer is None:
             self._timer = self.clock.callLater(min(later, interval), self._timed)
 

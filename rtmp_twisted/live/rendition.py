@@ -36,6 +36,7 @@ class Rendition:
         self._unfinished = False
         source.followers.append(self.follow)
         self.follow()
+        self.audience.flush()
 
     def held(self) -> int:
         """Bytes of memory that it takes."""
@@ -43,13 +44,17 @@ class Rendition:
 
     def follow(self) -> None:
         """Takes over what is new in the channel's log; in the next turns as well, if it is much."""
-        if not self._unfinished and self._take(TURN_BYTES):
+        if self._unfinished:
+            return
+        if self._take(TURN_BYTES):
             self._unfinished = True
             self._turns.add(self._next_turn)
+        self.audience.appended(self.log.pending)
 
     def restart(self) -> None:
         """Nothing that was published so far is kept for joiners."""
         self._take(self._source.log.position)
+        self.audience.flush()
         self.log.restart(whole=False)
 
     def close(self) -> None:
@@ -60,6 +65,7 @@ class Rendition:
 
     def _next_turn(self) -> bool:
         self._unfinished = self._take(TURN_BYTES)
+        self.audience.flush()
         return self._unfinished
 
     def _take(self, most: int) -> bool:
@@ -70,7 +76,6 @@ class Rendition:
             self._append(self._block)
             assert self._block.following is not None
             self._block = self._block.following
-        self.audience.flush()
         return self._block.position < head.position
 
     def _append(self, block: Block) -> None:

@@ -148,8 +148,9 @@ class Segmenter:
     ) -> None:
         self.segments: deque[Segment] = deque()
         self.current: Segment | None = None
-        self.discontinuities = number
-        """How many discontinuities there were before the oldest segment; counted from the first segment's number."""
+        self.discontinuities = 0
+        """How many discontinuities there were before the oldest segment. Not from ``number`` on: hls.js has an array
+        as long as that."""
         self.target: int | None = None
         """The Target Duration, in seconds; None until it is known. It never changes after that."""
         self.part_target = part_seconds

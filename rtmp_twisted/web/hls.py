@@ -402,7 +402,10 @@ class _Stream:
             return None
         segmenter = variant.segmenter
         seconds = 1
-        if wanted.reload is not None:
+        if wanted.reload is None:
+            if not segmenter.segments and not segmenter.ended:
+                return None  # players that know no parts take a playlist without a segment for a broken one
+        else:
             segment, part = wanted.reload
             if segment > segmenter.number - 1 + MAX_AHEAD:
                 return _problem(http.BAD_REQUEST, "_HLS_msn is too far ahead")

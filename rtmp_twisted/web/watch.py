@@ -24,12 +24,13 @@ from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.media.flv import FLVFormat
 from rtmp_twisted.ports import Ports
 from rtmp_twisted.rtmp.limits import ConnectionLimits
+from rtmp_twisted.web import watch_page
 from rtmp_twisted.web.access import Denied, Visit
 from rtmp_twisted.web.answers import PREFLIGHT, SHARED
-from rtmp_twisted.web.pages import PageFile, PageFiles
 from rtmp_twisted.web.paths import NoSuchPath
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedConnection, LimitedSite
 from rtmp_twisted.web.viewer import Stream, Viewer, Viewers
+from rtmp_twisted.web.watch_page import WatchPage
 
 STREAMS: Final = {
     one.name: one for one in (Stream("flv", "video/x-flv", FLVFormat), Stream("mp4", "video/mp4", FragmentForm()))
@@ -106,7 +107,7 @@ class WatchResource(Resource):
     def __init__(self, viewers: Viewers) -> None:
         super().__init__()
         self._viewers = viewers
-        self._pages = PageFiles()
+        self.page = watch_page.load()
         self._number = 0  # of the newest viewer
 
     def render(self, request: Request) -> Any:
@@ -121,9 +122,6 @@ class WatchResource(Resource):
                 request.setHeader(name, value)
             return b""
         uri = _origin_form(request.uri)
-        file = self._pages.get(uri.partition(b"?")[0])
-        if file is not None:
-            return _file(request, file)
         connection = cast(LimitedConnection, request.channel)
         try:
             visit = self._viewers.access.visit(uri, connection.peer)
@@ -139,7 +137,7 @@ class WatchResource(Resource):
             self._serve_file(request, connection, visit)
             return NOT_DONE_YET
         if not target.format:
-            return _file(request, self._pages.index)
+            return _page(request, self.page)
         stream = STREAMS.get(target.format)
         if stream is None:
             raise NoSuchPath("this server has no such format")
@@ -222,12 +220,12 @@ def _text(request: Request, code: int, text: str) -> bytes:
     return _body(request, text.encode() + b"\n")
 
 
-def _file(request: Request, file: PageFile) -> bytes:
-    for name, value in file.headers.items():
+def _page(request: Request, page: WatchPage) -> bytes:
+    for name, value in page.headers.items():
         request.setHeader(name, value)
-    if request.setETag(b'"' + file.etag + b'"') is http.CACHED:
+    if request.setETag(b'"' + page.etag + b'"') is http.CACHED:
         return b""
-    return _body(request, file.content)
+    return _body(request, page.content)
 
 
 def _body(request: Request, body: bytes) -> bytes:

@@ -113,7 +113,7 @@ class Encoder:
             self._next += 1
             if self._next == len(self._film):
                 self._next = 0
-                self._shift = self.sent + 34
+                self._shift += SECONDS * 1000
         if due:
             self._client.send(*due)
         self._call = reactor.callLater(max(0.001, self.zero + timestamp / 1000 - time.time()), self._send)

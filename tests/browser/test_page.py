@@ -7,10 +7,10 @@ from typing import Any
 
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 
-from tests.browser.case import BEHIND, BEHIND_SECONDS, HAS_PICTURE, PITCH, STATE, WORDS, PageCase
+from tests.browser.case import BEHIND, BEHIND_SECONDS, COLOR, HAS_PICTURE, PITCH, STATE, WORDS, PageCase
 from tests.browser.encoder import film
 from tests.browser.pipe import Pipe
-from tests.support.fakes import reactor, within
+from tests.support.fakes import reactor, until, within
 from tests.support.programs import Server
 
 PICTURE_SECONDS = 1.0
@@ -100,7 +100,7 @@ class ComesThroughTests(PageCase):
         encoder.switch(await film(self, "blue", "H.264", "640x360"))
         await self.shows(page, "blue")
         self.assertEqual(await page.evaluate("video.videoWidth"), 640)
-        encoder.switch(await film(self, "green", "VP9"))
+        encoder.switch(await film(self, "green", "AV1"))
         await self.shows(page, "green")
         self.assertEqual(self.watched(), 1)
         encoder.switch(await film(self, "red", "HEVC"))
@@ -174,6 +174,21 @@ class PersonTests(PageCase):
         self.assertRegex(await wrong.evaluate(WORDS), "refuses to show this stream: the key is not the publisher's")
         self.assertEqual(await wrong.evaluate("document.title"), "tv - live")
         self.assertNotIn("wrong", await wrong.evaluate("document.body.innerText"))
+
+    async def test_without_media_source(self) -> None:
+        """The browser's own player for HLS takes its place. It goes on behind the end of a publish."""
+        await self.serve()
+        page = await self.browser.open("about:blank")
+        source = "delete self.MediaSource; delete self.ManagedMediaSource"
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+        await page.call("Page.navigate", url=self.url())
+        await page.until(f"{STATE} === 'waiting'")
+        encoder = await self.encoder()
+        await page.until(f"{STATE} === 'playing' && {COLOR} === 'red'")
+        encoder.stop()
+        await page.until(f"{STATE} === 'ended' || {STATE} === 'waiting'")
+        await self.encoder("blue")
+        await page.until(f"{STATE} === 'playing' && {COLOR} === 'blue'")
 
     async def test_sound_begins_with_a_click(self) -> None:
         """As browsers want it by default."""
@@ -256,6 +271,23 @@ class PersonTests(PageCase):
         self.assertLessEqual(await page.evaluate("document.documentElement.scrollWidth"), 320)
         sizes = "[...document.querySelectorAll('#controls > *:is(button, input)')].map((one) => one.offsetHeight)"
         self.assertGreaterEqual(min(await page.evaluate(sizes)), 44)
+
+    async def test_nothing_else_runs_on_the_page(self) -> None:
+        await self.serve()
+        page = await self.browser.open(self.url())
+        await page.until(f"{STATE} === 'waiting'")
+        self.assertEqual(page.complaints, [])
+        for element, property, value in (
+            ("script", "textContent", "globalThis.injected = true"),
+            ("script", "src", self.url("/tv/key.js")),
+            ("img", "src", self.url("/tv/key.jpg")),
+            ("style", "textContent", "body { color: red }"),
+        ):
+            one = f"Object.assign(document.createElement('{element}'), {{ {property}: '{value}' }})"
+            await page.evaluate(f"document.head.append({one})")
+            await until(lambda: page.complaints, f"a complaint about {element}")
+            self.assertIn("Content Security Policy", page.complaints.pop())
+        self.assertFalse(await page.evaluate("'injected' in globalThis"))
 
     async def test_media_for_pages_of_others(self) -> None:
         await self.serve()

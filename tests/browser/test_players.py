@@ -14,6 +14,9 @@ from tests.browser.encoder import film
 from tests.support.fakes import reactor
 from tests.support.programs import ROOT
 
+HLS_SECONDS = 3
+"""How far behind hls.js may be."""
+
 PLAYERS = ROOT / "build" / "npm" / "node_modules"
 
 
@@ -55,4 +58,24 @@ class SnippetTests(PageCase):
         self.assertLess(abs(await page.evaluate("video.muted = false, " + PITCH) - 440), 10)
         encoder.switch(await film(self, "blue", "H.264", "640x360"))
         await page.until(f"{COLOR} === 'blue' && video.videoWidth === 640")
+        self.assertEqual(page.complaints, [])
+
+    async def test_hls(self) -> None:
+        """In its low-latency mode it is less than 3 s behind, also when the picture changes its size."""
+        await self.serve()
+        encoder = await self.encoder()
+        page = await self.page_with("hls.js")
+        await page.until(HAS_PICTURE, "a picture")
+        await page.until(f"{COLOR} === 'red'")
+        self.assertLess(abs(await page.evaluate("video.muted = false, " + PITCH) - 440), 10)
+        await page.until(f"hls.playingDate && Date.now() - hls.playingDate < {HLS_SECONDS * 1000}", "near live")
+        times = []
+        for color in ("blue", "red") * 3:
+            encoder.switch(await film(self, color, size="640x360" if color == "blue" else "320x180"))
+            began = reactor.seconds()
+            await page.until(f"{COLOR} === '{color}'")
+            times.append(reactor.seconds() - began)
+            if times[-1] < HLS_SECONDS:
+                break
+        self.assertLess(min(times), HLS_SECONDS)
         self.assertEqual(page.complaints, [])

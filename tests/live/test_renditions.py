@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live import rendition
@@ -81,6 +82,24 @@ class RenditionTests(SynchronousTestCase):
         for viewer in *viewers, player:
             self.assertEqual(viewer.bodies()[-len(bodies) :], bodies)
         self.assertEqual(len(self.renditions()), 1)
+
+    def test_writes_are_merged_as_for_players(self) -> None:
+        """The scheduler sees its readers' rounds, and holds media back when they cost much."""
+        clock = Clock()
+        self.stage = on_air(make_channel(longest=0.1, cost=0.01, clock=clock, form=FLVFormat, merge_messages=100))
+        viewers = [join(self.stage) for _ in range(10)]
+        for number in range(20):
+            self.stage.publish(aac(number))
+            self.stage.flush_when_due()
+        calls = viewers[0].writer.calls
+        self.assertGreater(self.stage.scheduler.interval, 0.0)
+        for number in range(20, 25):
+            self.stage.publish(aac(number))
+            self.stage.flush_when_due()
+        self.assertEqual(viewers[0].writer.calls, calls)
+        clock.advance(0.1)
+        self.assertEqual(viewers[0].writer.calls, calls + 1)
+        self.assertEqual(viewers[0].bodies()[-1], aac(24).body)
 
     def test_what_players_are_told_is_not_media(self) -> None:
         viewer = join(self.stage)

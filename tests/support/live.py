@@ -198,6 +198,7 @@ class Stage:
 
     def flush(self) -> None:
         self.channel.audience.flush()
+        self.scheduler.flush_pending()  # those that follow
         for _ in range(100):  # those that need more than one turn
             self.clock.advance(0)
 

@@ -163,9 +163,23 @@ class AnswerTests(HLSCase):
         self.assertEqual(head.body, b"")
         self.assertEqual(int(head.headers[b"content-length"]), len(self.get("v0.m3u8").body))
 
+    def test_playlists_wait_for_a_segment(self) -> None:
+        """Players that know no parts take one without segments for a broken one."""
+        self.publish()
+        self.play(5)
+        self.text("index.m3u8")
+        request = self.get("v0.m3u8")
+        self.assertFalse(request.finished)
+        self.assertTrue(self.get("v0.m3u8?_HLS_msn=1&_HLS_part=0").finished)
+        self.play(2, start=5)
+        self.assertTrue(request.finished)
+        self.assertEqual(len(parse(request.text).complete), 1)
+
     def test_uris_carry_the_token(self) -> None:
         self.publish()
         self.play(5)
+        self.text("index.m3u8", key=None)
+        self.play(2, start=5)
         for file, key in ("index.m3u8", None), ("v0.m3u8", None):
             text = self.text(file, key=key, suffix=b"?token=a.b.c")
             uris = [line for line in text.splitlines() if not line.startswith("#")]
@@ -186,6 +200,7 @@ class AnswerTests(HLSCase):
         self.publish()
         self.play(5)
         self.text("index.m3u8")
+        self.play(2, start=5)
         number = parse(self.text("v0.m3u8")).segments[-1].number
         for query, code in (
             ("_HLS_msn=x", 400),

@@ -81,7 +81,7 @@ class RequestTests(WatchCase):
         answer = await self.ask(PAGE.decode())
         self.assertEqual((answer.code, STREAM_KEY in answer.text), (200, False))
         headers = {name.lower(): values[0] for name, values in answer.headers.getAllRawHeaders()}
-        self.assertRegex(headers[b"content-security-policy"], rb"\Adefault-src 'none'; script-src 'self'")
+        self.assertRegex(headers[b"content-security-policy"], rb"\Adefault-src 'none'; script-src 'sha256-")
         self.assertEqual(headers[b"referrer-policy"], b"no-referrer")
         self.assertEqual(headers[b"x-content-type-options"], b"nosniff")
         again = await self.exchange(get(PAGE, b"If-None-Match: " + headers[b"etag"], b"Connection: close"))
@@ -180,8 +180,13 @@ class LimitTests(WatchCase):
         await within(other.ended)
         self.assertIn(b"</html>", other.answer)
         self.assertEqual(self.limits.refused, {"address_limit": 1})
-        [line] = log.lines(LogLevel.warn)
-        self.assertTrue(line.startswith("127.0.0.1 has 3 connections (WEB_MAX_PER_IP); others from there"))
+        self.assertEqual(
+            log.lines(LogLevel.warn),
+            [
+                "127.0.0.1 has 3 connections (WEB_MAX_PER_IP); others from there are turned away,"
+                " unless CONCURRENT_LIMIT_WHITELIST has the address"
+            ],
+        )
         viewers[0].connection.transport.loseConnection()
         await self.waiting(1)
         self.assertIn(b"</html>", await self.exchange(get(PAGE, b"Connection: close")))
@@ -214,8 +219,7 @@ class LimitTests(WatchCase):
     async def test_answers_that_are_not_read(self) -> None:
         self.serve()
         resource: Any = self.site.resource
-        index = resource._pages.index
-        resource._pages._files["index.html"] = evolve(index, content=bytes(8_000_000))
+        resource.page = evolve(resource.page, content=bytes(8_000_000))
         connection = await self.open()
         connection.transport.pauseProducing()
         connection.transport.write(get() * 3)
