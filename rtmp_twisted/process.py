@@ -7,27 +7,40 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.summary import lines
 
-COLLECT_AFTER = 20_000, 20, 20
-"""Arguments of ``gc.set_threshold``: the garbage collector runs less often than by default.
+COLLECT_AFTER = 20_000, 5, 2**30
+"""Arguments of ``gc.set_threshold``: the garbage collector looks at new objects only, and less often than by default.
 
-A channel's log holds some objects for each message, which makes every run long, and a run stops the whole server.
-These objects need no garbage collector: they are freed when the last reference to them goes.
+A channel's log holds some objects for each message. To look at all of a million objects stops the whole server for
+200 ms. These objects need no garbage collector: they are freed when the last reference to them goes.
 """
+
+COLLECT_SECONDS = 600
+"""How often the garbage collector looks at all objects, for the sake of old cycles, where there are few."""
+
+FEW_OBJECTS = 300_000
+"""Blocks of Python's memory that the server may have taken since its start for that: it takes 20 ms then."""
 
 MMAP_THRESHOLD = 128 * 1024
 """Bytes: blocks of memory from this size on are given back to the system when they are freed."""
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
+TRIM_THRESHOLD = 2 * 1024 * 1024
+"""Bytes that may be free at the end of the heap before they are given back to the system. With less, each frame would
+take and give back the same pages."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -46,6 +59,31 @@ def use_monotonic_clock(reactor: Any) -> None:
     if reactor.getDelayedCalls():
         raise RuntimeError("the reactor's clock cannot be changed any more: something is scheduled")
     reactor.seconds = time.monotonic
+
+
+class GarbageService(Service):
+    """Has the garbage collector run so seldom, and look at so little at a time, that no frame waits for it."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._at_start = 0  # blocks of Python's memory
+        self._collections = LoopingCall(self._collect)
+        self._collections.clock = clock
+
+    def startService(self) -> None:
+        super().startService()
+        gc.collect()
+        gc.freeze()  # what is there now stays, and is not looked at again
+        gc.set_threshold(*COLLECT_AFTER)
+        self._at_start = sys.getallocatedblocks()
+        self._collections.start(COLLECT_SECONDS, now=False)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._collections.stop()
+
+    def _collect(self) -> None:
+        if sys.getallocatedblocks() - self._at_start <= FEW_OBJECTS:
+            gc.collect()
 
 
 class ProcessService(Service):
@@ -69,7 +107,6 @@ class ProcessService(Service):
 
     def startService(self) -> None:
         super().startService()
-        gc.set_threshold(*COLLECT_AFTER)
         return_freed_memory()
         # The reactor sets its own handlers when it starts. They end the process with the signal, not with status 0.
         # Signals are blocked until these handlers are replaced again.
@@ -122,4 +159,6 @@ def return_freed_memory() -> None:
     some large messages the server would keep much of its largest size for ever. Does nothing where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        library.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)  # else it stays at 128 KiB from the line above on

@@ -27,7 +27,7 @@ from rtmp_twisted.live.channel import ChannelOptions
 from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
-from rtmp_twisted.process import ProcessService, available_memory, use_monotonic_clock
+from rtmp_twisted.process import GarbageService, ProcessService, available_memory, use_monotonic_clock
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.guessing import GuessingLimits
 from rtmp_twisted.rtmp.limits import ConnectionLimits, most_connections
@@ -117,6 +117,7 @@ def makeService(options: Options) -> IService:
     for part in parts:
         part.setServiceParent(sequence)
     sequence.setServiceParent(root)
+    GarbageService(reactor).setServiceParent(root)
     return root
 
 

@@ -12,7 +12,7 @@ which have to be sent anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -45,6 +45,9 @@ SMOOTHING: Final = 0.25
 
 KEYFRAME_SECONDS: Final = 10.0
 """A reader that waits for a keyframe gets everything after so long: some sources mark none."""
+
+READERS_PER_TURN: Final = 64
+"""Readers that are behind and go on in one turn of the reactor when new media comes; the others follow in the next."""
 
 _log = Logger(__name__)
 
@@ -181,7 +184,8 @@ class Audience:
         """The publisher is back, or does not come back: starts those who came in the meantime."""
         held, self._held = self._held, None
         for cursor in held or ():
-            self._start_next(cursor, sound=True)
+            self._place_next(cursor, sound=True)
+        self._advance_all(held or ())
 
     def held(self) -> int:
         """Bytes of memory that the log takes, from the oldest block that the cache or a reader still needs."""
@@ -199,10 +203,11 @@ class Audience:
         """Keeps nothing for joiners, and has all readers that are behind skip to what comes next."""
         self.log.seal()
         self.log.forget()
-        for cursor in list(self._behind):
-            if cursor.position() < self.log.head.position:
-                cursor.skip()
-                self.start(cursor, None, sound=False)
+        late = [cursor for cursor in self._behind if cursor.position() < self.log.head.position]
+        for cursor in late:
+            cursor.skip()
+            self._put(cursor, None, sound=False)
+        self._advance_all(late)
 
     def close(self) -> None:
         """Nobody uses the log any more."""
@@ -216,14 +221,9 @@ class Audience:
         """Starts a reader, at first or after a pause: at a group of pictures, or (None) with what comes next, which is
         video from the next keyframe on, and sound at once or (not ``sound``) with it."""
         self._cursors.add(cursor)
-        self._remove(cursor)
-        if self._held is not None:
-            self._held[cursor] = None
-        elif group is None:
-            self._start_next(cursor, sound)
-        else:
-            assert group.headers is not None
-            self._start(cursor, group, group.headers)
+        self._put(cursor, group, sound)
+        if cursor in self._behind:
+            self._advance(cursor)
 
     def stop(self, cursor: Cursor) -> None:
         """The reader gets nothing until `start`."""
@@ -276,9 +276,8 @@ class Audience:
             self._fan_out(first)
         if self._waiting:
             self._end_waiting()
-        for cursor in list(self._behind):
-            if cursor not in self._unfinished:
-                self._advance(cursor)
+        if self._behind:
+            self._advance_all(list(self._behind))
         return log.head.position - first.position
 
     def _fan_out(self, first: Block) -> None:
@@ -317,21 +316,45 @@ class Audience:
                 del self._waiting[cursor]
                 cursor.release()
 
-    def _start_next(self, cursor: Cursor, sound: bool) -> None:
+    def _put(self, cursor: Cursor, group: Block | None, sound: bool) -> None:
+        """As `start`, but the reader gets nothing before it advances."""
+        self._remove(cursor)
+        if self._held is not None:
+            self._held[cursor] = None
+        elif group is None:
+            self._place_next(cursor, sound)
+        else:
+            assert group.headers is not None
+            self._place(cursor, group, group.headers)
+
+    def _place_next(self, cursor: Cursor, sound: bool) -> None:
+        """The reader goes on with what comes next, once it advances."""
         log = self.log
         if log.program.has_video:
             cursor.hold(sound)
             self._waiting[cursor] = self._scheduler.clock.seconds()
         log.seal()  # what has not been handed over yet is not for those who come
-        self._start(cursor, log.tail, log.program.headers)
+        self._place(cursor, log.tail, log.program.headers)
 
-    def _start(self, cursor: Cursor, block: Block, headers: Headers) -> None:
+    def _place(self, cursor: Cursor, block: Block, headers: Headers) -> None:
+        """The reader goes on at ``block``, once it advances."""
         self._behind[cursor] = None
         cursor.start(block, headers)
         tracks = self.log.video_tracks
         if len(tracks) > 1:
             cursor.lack(tracks.difference(block.tracks_of(0)[0]))
-        self._advance(cursor)
+
+    def _advance_all(self, cursors: Iterable[Cursor]) -> None:
+        """Lets readers that are behind go on: some now, the others in the next turns."""
+        left = READERS_PER_TURN
+        for cursor in cursors:
+            if cursor in self._unfinished or cursor not in self._behind:
+                continue
+            if left:
+                left -= 1
+                self._advance(cursor)
+            else:
+                self._postpone(cursor)
 
     def _advance(self, cursor: Cursor) -> None:
         """Lets a reader that is behind go on, in the next turn as well if this turn's budget is used up."""
@@ -342,11 +365,13 @@ class Audience:
         elif cursor.too_slow():
             cursor.skip()
             groups = self.log.groups
-            self._remove(cursor)
             self.start(cursor, groups[-1] if groups else None, sound=False)
         elif result == UNFINISHED:
-            self._unfinished.add(cursor)
-            self._scheduler.turns.add(lambda: self._next_turn(cursor))
+            self._postpone(cursor)
+
+    def _postpone(self, cursor: Cursor) -> None:
+        self._unfinished.add(cursor)
+        self._scheduler.turns.add(lambda: self._next_turn(cursor))
 
     def _next_turn(self, cursor: Cursor) -> bool:
         if cursor in self._unfinished:

@@ -146,8 +146,9 @@ class Broker(Service):
                 entry.challenger.wake()
         entry.asking.pop(publication, None)
         self._tidy(entry)
-        for player in dismissed:
-            player.owner.play_ended(player, "the publish has ended")
+        self.scheduler.turns.for_each(
+            dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
+        )
         if publication.state is PublishState.ENDED and publication.on_air_since is not None:
             _tell_watchers(entry.channel)
 
@@ -277,8 +278,9 @@ class Broker(Service):
         strangers = entry.channel.begin(publication.key)
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
-        for player in strangers:
-            player.owner.play_refused(player, "the publisher that came has another key")
+        self.scheduler.turns.for_each(
+            strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
+        )
         for player in entry.channel.watched(started=False):
             if player.watcher is not None:
                 player.watcher.publish_began(player)

@@ -211,7 +211,8 @@ class MediaLog:
         if self._unreported >= REPORTED:
             self._added(self._unreported)
             self._unreported = 0
-        if self.groups:
+        groups = self.groups
+        if groups and self.tail.cost - groups[0].cost > self._cache_bytes:
             self._trim()
 
     def begin_group(self, headers: Headers) -> None:

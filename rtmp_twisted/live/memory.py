@@ -53,8 +53,9 @@ class Account:
         self._memory.changed(change)
 
     def close(self) -> None:
-        """The party is gone."""
+        """The party is gone, and nothing of it is kept."""
         self._memory.close(self)
+        self.measure, self.shrink = _nothing, _nothing_more
 
 
 class Memory:
@@ -121,3 +122,11 @@ class Memory:
             self._in_vain = self.held
         self._shrinking = not self._in_vain and self.held > self.limit * ENOUGH
         return self._shrinking
+
+
+def _nothing() -> int:
+    return 0
+
+
+def _nothing_more() -> None:
+    pass

@@ -25,7 +25,7 @@ class Cache(enum.Enum):
 
 
 class PlayerOwner(Protocol):
-    """Who is told what happens to a player."""
+    """Who is told what happens to a player, in a later turn of the reactor: the owner may have left it by then."""
 
     def play_refused(self, player: Player, reason: str) -> None:
         """A publisher came whose key is another. The player has left its channel."""

@@ -8,14 +8,19 @@ so that the frames of other channels never wait for more than one turn.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 TURN_SECONDS: Final = 0.005
 """Once the pieces of one turn have taken so long together, the others wait for the next turn."""
+
+ITEMS_PER_TURN: Final = 32
+"""Items of one `Turns.for_each` that one turn handles."""
+
+_Item = TypeVar("_Item")
 
 _log = Logger(__name__)
 
@@ -37,6 +42,21 @@ class Turns:
         """Calls ``work`` once in each of the following turns until it returns False. An exception ends it."""
         self._work.append(work)
         self._schedule()
+
+    def for_each(self, items: Iterable[_Item], call: Callable[[_Item], object]) -> None:
+        """Calls ``call`` with each item, in the following turns. An exception ends that call only."""
+        left = deque(items)
+
+        def some() -> bool:
+            for _ in range(min(ITEMS_PER_TURN, len(left))):
+                try:
+                    call(left.popleft())
+                except Exception:
+                    _log.failure("a bug in what is done to many")
+            return bool(left)
+
+        if left:
+            self.add(some)
 
     def _schedule(self) -> None:
         if not self._scheduled:

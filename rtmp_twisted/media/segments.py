@@ -27,9 +27,6 @@ FIRST_SECONDS: Final = 4.0
 NEARLY: Final = 0.1
 """Seconds that a segment may be shorter than wanted, when a keyframe comes."""
 
-CACHED_SECONDS: Final = 0.5
-"""For so long after the first frame, older media may come from a cache: times are told by the newest frame."""
-
 SHORTEST_PART: Final = 0.85
 """How much of the Part Target Duration a part has at least, unless it is the last one of its segment."""
 
@@ -84,12 +81,14 @@ class Initialization:
 
 
 class Timeline:
-    """Media time without a gap. ``offset`` is the Unix time of the media time 0."""
+    """Media time without a gap. ``offset`` is the Unix time of the media time 0; it does not change any more once it is
+    ``told``."""
 
-    __slots__ = ("offset",)
+    __slots__ = ("offset", "told")
 
     def __init__(self, offset: float) -> None:
         self.offset = offset
+        self.told = False
 
 
 class Segment:
@@ -168,8 +167,6 @@ class Segmenter:
         self._timescale = 1
         self._video = False
         self._timeline: Timeline | None = None
-        self._first: Segment | None = None  # of its timeline
-        self._first_at = 0.0  # when that came, in Unix time
         self._start = 0.0  # media time of the current segment
         self._pieces: list[memoryview] = []  # of the part that is being made
         self._began = 0.0  # media time of that part
@@ -249,6 +246,12 @@ class Segmenter:
                 return segment.init.data
         return None
 
+    def tell_times(self) -> None:
+        """Somebody is told when segments begin. Up to then, the newest frame decides it: older ones may have come late,
+        out of a cache."""
+        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+            segment.timeline.told = True
+
     def end(self) -> None:
         """The stream is over: completes the last segment."""
         if not self.ended:
@@ -305,7 +308,7 @@ class Segmenter:
         self._pieces.append(piece)
         self._independent |= keyframe
         self.current.frames += 1
-        if self.current is self._first or now < self._first_at + CACHED_SECONDS:
+        if not self._timeline.told:
             self._timeline.offset = min(self._timeline.offset, now - begin)
         if keyframe:
             if self._keyframe is not None:
@@ -317,7 +320,7 @@ class Segmenter:
     def _fit_parts(self, frame: float) -> None:
         """Parts consist of whole frames, and must not be much shorter than the longest one. Where frames (of so many
         seconds, give or take a millisecond) are long, the longest one is a whole number of them."""
-        if frame > SHORT_FRAME * self.part_target:
+        if SHORT_FRAME * self.part_target < frame < _MAX_GAP:  # else it may be a guess of the muxer's
             count = max(1, int((self.part_target + _ROUNDING) / frame))
             self.part_target = count * frame + 0.001 * (count + 1)
 
@@ -360,14 +363,10 @@ class Segmenter:
 
     def _begin_segment(self, begin: float, keyframe: bool, now: float) -> None:
         assert self._init is not None
-        first = self._timeline is None or self._discontinuity
-        if self._timeline is None or first:
+        if self._timeline is None or self._discontinuity:
             self._timeline = Timeline(now - begin)
         self._start = self._began = begin
         self.current = Segment(self.number, self._init, self._timeline, begin, keyframe, self._discontinuity)
-        if first:
-            self._first = self.current
-            self._first_at = now
         self._discontinuity = False
         self.number += 1
 
@@ -375,13 +374,13 @@ class Segmenter:
         if self.current is None or not self._pieces:
             return
         data = b"".join(self._pieces)
-        part = Part(self.part_number, data, end - self._began, self._independent)
+        part = Part(self.part_number, data, max(0.0, end - self._began), self._independent)
         self._pieces.clear()
         self._independent = False
         self._began = end
         self.part_number += 1
         self.current.parts.append(part)
-        self.current.duration = end - self._start
+        self.current.duration = max(0.0, end - self._start)
         self.current.size += len(data)
 
     def _end_segment(self, end: float, goes_on: bool = False) -> None:

@@ -24,6 +24,7 @@ from rtmp_twisted.rtmp.poller import PublisherPoller
 from rtmp_twisted.rtmp.reserve import MemoryReserve
 from rtmp_twisted.rtmp.writer import SocketWriter, Writer, writer_for
 from rtmp_twisted.wire import chunks, messages
+from rtmp_twisted.wire.chunks import EXHAUSTED, Exhausted
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.messages import Message
 
@@ -110,18 +111,18 @@ class Connection:
         "_decoder",
         "_delivered",
         "_ended",
-        "_feed",
         "_full",
         "_handshake",
         "_lost",
         "_made",
-        "_messages",
         "_parts",
         "_pinged_at",
         "_polled",
+        "_read",
         "_since",
         "_state_since",
         "_streaming",
+        "_unfinished",
         "_window",
         "bytes_received",
         "handler",
@@ -149,10 +150,8 @@ class Connection:
         self.heard_at = self._since = self._state_since = self._pinged_at = self._clock.seconds()
         self._handshake: Handshake | None = handshake
         self._decoder = chunks.ChunkDecoder(MAX_MESSAGE)
-        self._feed: Callable[[bytes], Iterator[Message | None]] = self._decoder.feed
-        if options.trace:
-            self._feed = self._traced_feed
-        self._messages: Iterator[Message | None] | None = None  # that came in this turn, or go on in the next
+        self._read = self._traced_read if options.trace else self._decoder.read
+        self._unfinished = False  # what has come is being handled, or goes on in the next turn
         self._parts: Iterator[Message] | None = None  # of an aggregate message, before the other messages
         self._chunk_size = chunks.DEFAULT_CHUNK_SIZE
         self._window = WINDOW
@@ -208,6 +207,7 @@ class Connection:
         finally:  # whatever went wrong, it is not counted any more
             self.options.registry.connection_lost(self)
             self._clear()
+        self.let_publishers_be_read()  # for many may be lost at once
 
     def acknowledge_at_once(self) -> None:
         """Spares a client that writes its commands one by one, with TCP_NODELAY off, a wait for each: up to 40 ms."""
@@ -218,6 +218,10 @@ class Connection:
         """Some bytes have come; they are handed on at once. Never raises."""
         self.receive(data)
         self.options.flush()
+        self.let_publishers_be_read()
+
+    def let_publishers_be_read(self) -> None:
+        """Called behind pieces of work of which there may be many in one turn."""
         if self.options.poller is not None:
             self.options.poller.poll_if_due()
 
@@ -234,10 +238,10 @@ class Connection:
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
-            messages_here = self._feed(data)
-            if self._messages is not None:  # TLS hands over what it has, also when it is paused
+            self._decoder.feed(data)
+            if self._unfinished:  # TLS hands over what it has, also when it is paused
                 return
-            self._messages = messages_here
+            self._unfinished = True
             if self._handle():
                 self._pause()
                 self.options.turns.add(self._next_turn)
@@ -253,8 +257,8 @@ class Connection:
             left = self._handle_parts(self._parts, left)
             if not left:
                 return True
-        assert self._messages is not None
-        for message in self._messages:
+        read = self._read
+        while (message := read()) is not EXHAUSTED:
             if message is not None:
                 sink = self.sink
                 type_id = message.type_id
@@ -274,7 +278,7 @@ class Connection:
             left -= 1
             if left <= 0:
                 return True
-        self._messages = None
+        self._unfinished = False
         if self.bytes_received - self._acknowledged >= self._window:
             self._acknowledged = self.bytes_received
             self.send(messages.acknowledgement(self.bytes_received))
@@ -299,7 +303,7 @@ class Connection:
 
     def _next_turn(self) -> bool:
         """Goes on with what one turn was too short for; returns whether there is still more."""
-        if self._closing or self._lost or self._messages is None:
+        if self._closing or self._lost or not self._unfinished:
             return False
         try:
             if self._handle():
@@ -323,11 +327,11 @@ class Connection:
             elif len(data) >= 4:
                 self.send(messages.user_control(messages.PING_RESPONSE, int.from_bytes(data[:4], "big")))
 
-    def _traced_feed(self, data: bytes) -> Iterator[Message | None]:
-        for message in self._decoder.feed(data):
-            if message is not None:
-                self._trace("received", message)
-            yield message
+    def _traced_read(self) -> Message | Exhausted | None:
+        item = self._decoder.read()
+        if isinstance(item, Message):
+            self._trace("received", item)
+        return item
 
     def _trace(self, what: str, message: Message) -> None:
         self.log.trace(
@@ -381,7 +385,7 @@ class Connection:
         """The sink takes what comes from now on. Publishers are read by the poller, where that is possible."""
         self._polled = self.options.poller is not None and isinstance(self.writer, SocketWriter)
         self._full = False
-        if self._messages is None:
+        if not self._unfinished:
             self._read_on()
 
     def finish(self, reason: str) -> None:
@@ -509,8 +513,7 @@ class Connection:
     def _drained(self) -> None:
         """What waited to leave has left."""
         self.handler.drained()
-        if self.options.poller is not None:
-            self.options.poller.poll_if_due()
+        self.let_publishers_be_read()
 
     def _blocked(self) -> None:
         self.handler.blocked()
@@ -536,7 +539,7 @@ class Connection:
     def _drop_input(self) -> None:
         """Nothing that has come is handled any more, and nothing of it is kept."""
         self.sink = None
-        self._messages = self._parts = None
+        self._parts = None
         self._handshake = None
         self._decoder.clear()
 

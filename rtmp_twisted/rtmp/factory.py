@@ -108,6 +108,7 @@ class RTMPFactory(Factory):
                 connection.check(now)
             except Exception as error:
                 connection.fail(error)
+            connection.let_publishers_be_read()
 
     def finish_all(self, reason: str) -> Deferred[None]:
         """Ends every publish, and every connection after what it was sent has arrived; fires when all are gone."""

@@ -263,12 +263,16 @@ class MessageStream:
         self.session.log.info('{what} channel "{channel}"', what=what, channel=channel)
 
     def play_refused(self, player: Player, reason: str) -> None:
+        if self.player is not player:
+            return
         self.player = None
         self.session.changed()
         self._fail("play", player.key or "")
         self.refuse("play", "BadName", reason)
 
     def play_ended(self, player: Player, reason: str) -> None:
+        if self.player is not player:
+            return
         self._forget_player(player, reason)
         self.session.connection.send(
             messages.status(

@@ -114,7 +114,9 @@ class PublisherPoller:
     def doRead(self) -> None:
         self._reading = True
         try:
-            for file, _ in self._epoll.poll(0, AT_ONCE):
+            # A single one is simply read: to ask first would be one system call more for each frame.
+            files = list(self._readers) if len(self._readers) == 1 else self._ready()
+            for file in files:
                 entry = self._readers.get(file)
                 if entry is None:  # removed by what another one sent
                     continue
@@ -136,6 +138,9 @@ class PublisherPoller:
             self._epoll.close()
         elif self._readers:
             self._reactor.addReader(self)
+
+    def _ready(self) -> list[int]:
+        return [file for file, _ in self._epoll.poll(0, AT_ONCE)]
 
     def _read(self, receive: Callable[[int], bytes], reader: Reader) -> None:
         try:

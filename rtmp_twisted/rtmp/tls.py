@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReacto
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -31,12 +32,21 @@ SOON = timedelta(days=7)
 _log = Logger()
 
 
+class _TLSProtocol(TLSMemoryBIOProtocol):
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        """Drops the way that an error of TLS has come. It leads through frames which refer to the error: else they
+        would keep the connection, with what OpenSSL holds for it, until the garbage collector comes."""
+        if reason is not None:
+            reason.cleanFailure()
+        super()._tlsShutdownFinished(reason)
+
+
 class SecuredFactory(TLSMemoryBIOFactory):
     """TLS in front of another factory. Writes what it is given at once, where Twisted's own default collects it first:
     media is merged already, and the flush scheduler has to see what a write really costs."""
 
     noisy = False
-    protocol = TLSMemoryBIOProtocol
+    protocol = _TLSProtocol
 
 
 class _TLSConnection(SSL.Connection):

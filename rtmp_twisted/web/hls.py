@@ -191,6 +191,7 @@ class _Variant:
     def playlist(self, skip: bool) -> bytes:
         made = self._playlists.get(skip)
         if made is None:
+            self.segmenter.tell_times()
             others = {v.name: v.segmenter for v in self._stream.variants.values() if v is not self}
             made = self._playlists[skip] = media_playlist(self.segmenter, self.name, skip, others).encode()
         return made

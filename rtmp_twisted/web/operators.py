@@ -31,7 +31,7 @@ from rtmp_twisted.web.status import all_channels, one_channel
 DEFAULT_LIMIT: Final = 100
 """Channels in one answer, unless the request says how many."""
 
-MAX_LIMIT: Final = 1000
+MAX_LIMIT: Final = 500
 """Most channels in one answer."""
 
 _JSON: Final = "application/json"
@@ -56,7 +56,9 @@ class OperatorHTTP(Service):
         fail: Callable[[str], None],
     ) -> None:
         self._sampler = sampler
-        self._site = LimitedSite(_OperatorResource(clock, broker, sampler, metrics, token), clock)
+        self._site = LimitedSite(
+            _OperatorResource(clock, broker, sampler, metrics, token), clock, broker.scheduler.turns
+        )
         self._ports = Ports([("HTTP", endpoint, self._site)], fail)
 
     def privilegedStartService(self) -> None:

@@ -3,6 +3,9 @@
 The operators' site serves one request on each connection, so the age of a connection says how long it has been
 unfinished. The viewers' site keeps connections open for more requests. There, a connection whose answer has to wait is
 on hold, and one that has become a stream is taken over: neither counts as unfinished, and others bound them.
+
+Requests are read in the turns of the reactor (live/turns.py), one of a connection in each, so that media never waits
+for many of them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from twisted.web.http import BAD_REQUEST, HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.rtmp.factory import textual_ip
 from rtmp_twisted.rtmp.limits import ConnectionLimits
 
@@ -36,6 +40,9 @@ ANSWER_SECONDS: Final = 30
 
 KEEP_ALIVE_SECONDS: Final = 30
 """From an answer until it has been read and the next request has come."""
+
+MAX_INPUT: Final = 32 * 1024
+"""Bytes that have come and wait to be read, beyond which no more is taken from the socket."""
 
 MAX_BODY: Final = 4096
 """Bytes of a request's body. A longer one closes the connection."""
@@ -96,7 +103,13 @@ class LimitedConnection(HTTPChannel):
     has_answered = False
     """Whether there was an answer on this connection, which may not have left yet."""
     _limit: IDelayedCall | None = None
-    _unread_request: Request | None = None  # whose answer has to leave before the next request is read
+    _answered: Request | None = None  # behind which the next one may be read
+    _scheduled = False  # something is read in the next turn
+    _lost = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._input: list[bytes] = []
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -112,8 +125,35 @@ class LimitedConnection(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if self.heir is not None:
             self.heir.received(data)
-        else:
+            return
+        self._input.append(data)
+        if sum(map(len, self._input)) > MAX_INPUT:
+            cast(Any, self.transport).pauseProducing()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.site.turns.add(self._read)
+
+    def _read(self) -> bool:
+        """Reads one request of what has come."""
+        self._scheduled = False
+        if self._lost:
+            return False
+        data = b"".join(self._input)
+        if len(data) > MAX_INPUT:
+            cast(Any, self.transport).resumeProducing()
+        self._input.clear()
+        request, self._answered = self._answered, None
+        if request is not None:
+            super().requestDone(request)  # reads the next one, if that has come
+        if self.heir is not None:
+            if data:
+                self.heir.received(data)
+        elif data:
             super().dataReceived(data)
+        return False
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.heir is not None:  # what came in one piece with the request
@@ -133,16 +173,16 @@ class LimitedConnection(HTTPChannel):
         if self.site.keep_alive:
             self._arm(KEEP_ALIVE_SECONDS)
             self.site.unfinished(self)
-            if self._waitingForTransport:
-                self._unread_request = request
-                return
-        super().requestDone(request)
+            self._answered = request
+            if not self._waitingForTransport:  # else the answer has to leave first
+                self._schedule()
+        else:
+            super().requestDone(request)
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
-        request, self._unread_request = self._unread_request, None
-        if request is not None:
-            self.requestDone(request)
+        if self._answered is not None:
+            self._schedule()
 
     def write(self, data: bytes) -> None:
         self.unread += len(data)
@@ -174,6 +214,9 @@ class LimitedConnection(HTTPChannel):
         cast(Any, self.transport).abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._answered = None
+        self._input.clear()
         self._disarm()
         try:
             if self.heir is not None:
@@ -208,6 +251,7 @@ class LimitedSite(Site):
         self,
         resource: IResource,
         clock: IReactorTime,
+        turns: Turns,
         keep_alive: bool = False,
         most: int = MAX_CONNECTIONS,
         most_unread: int = MAX_UNREAD,
@@ -215,6 +259,7 @@ class LimitedSite(Site):
     ) -> None:
         super().__init__(resource, requestFactory=LimitedRequest, timeout=None, reactor=clock)
         self.clock = clock
+        self.turns = turns
         self.keep_alive = keep_alive
         self.connections: dict[LimitedConnection, None] = {}
         self.accepted = 0

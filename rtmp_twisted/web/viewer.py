@@ -38,7 +38,7 @@ WAIT_SECONDS: Final = 30
 ENDING_SECONDS: Final = 10
 """How long a viewer may take for the rest of a publish that has ended."""
 
-MAX_IGNORED: Final = 64 * 1024
+MAX_IGNORED: Final = 16 * 1024
 """Bytes a second that a client may send after its request, which nobody needs."""
 
 _SILENT_ENDS: Final = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)

@@ -194,7 +194,8 @@ def _carried(visit: Visit) -> bytes:
 def watch_site(viewers: Viewers, limits: ConnectionLimits) -> LimitedSite:
     """The viewers' site."""
     clock: IReactorTime = viewers.clock
-    return LimitedSite(WatchResource(viewers), clock, True, MAX_UNFINISHED, MAX_VIEWERS_UNREAD, limits)
+    turns = viewers.broker.scheduler.turns
+    return LimitedSite(WatchResource(viewers), clock, turns, True, MAX_UNFINISHED, MAX_VIEWERS_UNREAD, limits)
 
 
 def _asks_for_websocket(request: Request) -> bool:

@@ -14,6 +14,7 @@ every reader, whatever that reader received before.
 
 from __future__ import annotations
 
+import enum
 import struct
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -68,6 +69,16 @@ _HEADER_SIZES: Final = (11, 7, 3, 0)
 
 _header: Final = struct.Struct(">BHBHBBI").pack
 _uint32: Final = struct.Struct(">I").pack
+
+
+class Exhausted(enum.Enum):
+    """The type of `EXHAUSTED`."""
+
+    EXHAUSTED = enum.auto()
+
+
+EXHAUSTED: Final = Exhausted.EXHAUSTED
+"""No message is complete any more."""
 
 
 class _ChunkStream:
@@ -161,9 +172,20 @@ class ChunkDecoder:
         return self
 
     def __next__(self) -> Message | None:
+        item = self.read()
+        if item is EXHAUSTED:
+            raise StopIteration
+        return item
+
+    def read(self) -> Message | Exhausted | None:
+        """Returns what the iterator yields next, or `EXHAUSTED` where that ends, which is cheaper than an exception."""
         data = self._data
         end = len(data)
         position = self._position
+        if position == end:
+            self._data = b""
+            self._position = 0
+            return EXHAUSTED
         headers = left = 0
         stream = self._stream
         if stream is not None:
@@ -210,7 +232,7 @@ class ChunkDecoder:
             self._obey(message)
         self._data = data[position:]
         self._position = 0
-        raise StopIteration
+        return EXHAUSTED
 
     def _read_header(self, data: bytes, position: int, end: int) -> tuple[_ChunkStream, int]:
         """Reads one chunk's headers (section 5.3.1). Returns its chunk stream and the offset of its payload.
@@ -371,7 +393,9 @@ def append_chunks(
     """Appends the chunks of one message to ``parts`` without copying its body. Returns their length in bytes."""
     length = len(body)
     time = timestamp if timestamp < _EXTENDED else _EXTENDED
-    header = _header(chunk_stream_id, time >> 8, time & 0xFF, length >> 8, length & 0xFF, type_id, _swap(stream_id))
+    # A message stream id is the one little-endian field of the protocol (section 5.3.1.2.1).
+    swapped = stream_id << 24 if stream_id < 0x100 else int.from_bytes(stream_id.to_bytes(4, "little"), "big")
+    header = _header(chunk_stream_id, time >> 8, time & 0xFF, length >> 8, length & 0xFF, type_id, swapped)
     extended = b""
     if time == _EXTENDED:
         extended = _uint32(timestamp)
@@ -387,11 +411,6 @@ def append_chunks(
         parts.append(continuation)
         parts.append(view[start : start + chunk_size])
     return len(header) + length + (length - 1) // chunk_size * len(continuation)
-
-
-def _swap(stream_id: int) -> int:
-    """Reverses the bytes of a message stream id, the one little-endian field of the protocol (section 5.3.1.2.1)."""
-    return stream_id << 24 if stream_id < 0x100 else int.from_bytes(stream_id.to_bytes(4, "little"), "big")
 
 
 LOG_STREAM_ID: Final = 1

@@ -10,13 +10,17 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs
 
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from rtmp_twisted.integrations import coordinator_messages as control_messages
 from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
 from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
+from rtmp_twisted.media.segments import MAX_SEGMENTS, PART_OVERHEAD, Segmenter
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
+from rtmp_twisted.web import hls
+from rtmp_twisted.web.playlists import media_playlist
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
@@ -204,6 +208,40 @@ def fuzz_fmp4(data: bytes) -> None:
         assert len(stream) <= 2 * sent + fmp4.CREDIT + fmp4.FRAGMENT_HEADER * len(found)
         if not steps_back:
             check_stream(parse_mp4(stream))
+        check_segments(stream, [len(entry.head) + len(entry.frame) for entry in entries], data)
+
+
+def check_segments(stream: bytes, sizes: list[int], cuts: bytes) -> None:
+    """A stream that comes in any pieces of whole fragments is cut into parts, which hold each byte once at most."""
+    segmenter = Segmenter(1, 0.3, 1)
+    offset = 0
+    for number, size in enumerate(sizes):
+        segmenter.feed(stream[offset : offset + size], cuts[number % len(cuts)] / 100)
+        offset += size
+        assert len(segmenter.segments) < MAX_SEGMENTS
+        assert segmenter.held <= len(stream) + 2 * PART_OVERHEAD * len(sizes)
+    segmenter.end()
+    parts = [part for segment in segmenter.segments for part in segment.parts]
+    assert (
+        [part.number for part in parts] == list(range(parts[0].number, parts[0].number + len(parts))) if parts else True
+    )
+    assert all(part.data in stream and part.duration >= 0 for part in parts)
+    if parts:
+        text = media_playlist(segmenter, "v0", False, {})
+        assert len(text) < 2000 + 200 * (len(parts) + len(segmenter.segments)), text
+
+
+def fuzz_hls(data: bytes) -> None:
+    """A file's name and a query, behind a line feed, ask for something, or for nothing that there is."""
+    name, _, query = data.partition(b"\n")
+    arguments = parse_qs(query[:500])
+    wanted = hls.Wanted.parse(name.decode("utf-8", "replace"), arguments, b"")
+    if isinstance(wanted, hls.Answer):
+        assert wanted.code in (400, 404)
+    else:
+        assert wanted.track is None or 0 <= wanted.track <= 255
+        assert 0 <= wanted.number < 10**12
+        assert wanted.reload is None or (0 <= wanted.reload[0] < 10**12 and -1 <= wanted.reload[1] < 10**12)
 
 
 def fuzz_coordinator(data: bytes) -> None:
@@ -310,6 +348,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "coordinator": fuzz_coordinator,
     "fmp4": fuzz_fmp4,
     "handshake": fuzz_handshake,
+    "hls": fuzz_hls,
     "keyframes": fuzz_keyframes,
     "media": fuzz_media,
     "proxy": fuzz_proxy,

@@ -47,6 +47,9 @@ class CorpusTests(SynchronousTestCase):
     def test_handshake(self) -> None:
         self.replay("handshake")
 
+    def test_hls(self) -> None:
+        self.replay("hls")
+
     def test_keyframes(self) -> None:
         self.replay("keyframes")
 

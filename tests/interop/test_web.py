@@ -71,8 +71,8 @@ class WebCase(FFmpegCase):
             if line[0].isdigit():
                 stream, decoded, shown, _, *content = (field.strip() for field in line.split(",")[:6])
                 numerator, denominator = map(int, bases[stream].split("/"))
-                seconds = numerator / denominator
-                packet = Packet(int(decoded) * seconds, int(shown) * seconds, tuple(content))
+                base = numerator / denominator
+                packet = Packet(int(decoded) * base, int(shown) * base, tuple(content))
                 found.setdefault(stream, []).append(packet)
         return found
 

@@ -15,7 +15,7 @@ from rtmp_twisted.live.broker import LISTEN_SECONDS, RETURN_SECONDS, STOP_SECOND
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.live.questions import MAX_FROM_ADDRESS, MAX_QUESTIONS
-from rtmp_twisted.live.turns import Turns
+from rtmp_twisted.live.turns import ITEMS_PER_TURN, Turns
 from tests.support.live import FakeWriter, Viewer
 from tests.support.memory import Authority
 from tests.support.rtmp_client import AAC_HEADER, aac, codes
@@ -187,6 +187,7 @@ class EndedPlayersTests(BrokerCase):
             paused.player.pause()
             publication.write(aac(5))  # not handed over before the end
             end(publication)
+            self.clock.advance(0)
             self.assertEqual([viewer.ends for viewer in (early, late, paused)], [["the publish has ended"]] * 3, name)
             self.assertEqual(early.bodies(), [aac(0).body, aac(5).body])
             self.assertEqual([names(viewer) for viewer in (early, late, paused)], [[]] * 3)
@@ -219,11 +220,30 @@ class EndedPlayersTests(BrokerCase):
         self.authority.accept()
         self.authority.accept()
         publication.write(aac(3))
+        self.clock.advance(0)
         self.flush()
         self.assertEqual((waiting.ends, waiting.bodies()), ([], [aac(3).body]))
         self.assertEqual((other.ends, other.refusals), ([], ["the publisher that came has another key"]))
         self.broker.end(publication, lost=True)
+        self.clock.advance(0)
         self.assertEqual(waiting.ends, ["the publish has ended"])
+
+    def test_many_are_told_in_turns(self) -> None:
+        """So that the frames of other channels never wait for all of them."""
+        many = 3 * ITEMS_PER_TURN
+        _, publication = self.publish()
+        viewers = [self.play() for _ in range(many)]
+        self.broker.end(publication)
+        strangers = [self.play("another") for _ in range(many)]
+        self.broker.publish("channel", "key", "192.0.2.1", publisher := Publisher())
+        steps: list[tuple[int, int]] = []
+        while not steps or steps[-1] != (many, many):
+            self.clock.turn()
+            steps.append((sum(len(one.ends) for one in viewers), sum(len(one.refusals) for one in strangers)))
+        self.assertEqual(publisher.told, ["started"])
+        for number in range(2):
+            counts = list(dict.fromkeys(step[number] for step in steps))
+            self.assertEqual([count for count in counts if count], [ITEMS_PER_TURN, 2 * ITEMS_PER_TURN, many])
 
     def test_who_comes_after_the_end_waits_for_the_next(self) -> None:
         _, first = self.publish()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live.audience import KEYFRAME_SECONDS
+from rtmp_twisted.live.audience import KEYFRAME_SECONDS, READERS_PER_TURN
 from rtmp_twisted.live.player import Cache
 from rtmp_twisted.live.publication import KEYFRAME_MILLISECONDS
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO, Message
 from tests.support.live import Stage, Viewer, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, METADATA, aac, avc
+from tests.support.turns import TurnClock
 
 HEVC_HEADER = Message(VIDEO, 1, 0, b"\x90hvc1configuration")
 IDR, TRAIL = b"\x26\x01", b"\x02\x01"
@@ -113,6 +114,34 @@ class WaitingTests(JoinerCase):
         self.second(stage, 2 + seconds, avc((2 + seconds) * 1000, False))
         sent = self.second(stage, 3 + seconds, avc((3 + seconds) * 1000, False))
         self.assertEqual(viewer.bodies()[-2:], sent)
+
+    def test_many_begin_in_turns(self) -> None:
+        """So that the frames of other channels never wait for all of them."""
+        stage = make_channel(clock=(clock := TurnClock()))
+        early = [join(stage) for _ in range(2 * READERS_PER_TURN)]
+        stage.begin("key")
+        stage.publish(AVC_HEADER)
+        early += [join(stage, Cache.NO) for _ in range(2 * READERS_PER_TURN)]
+        stage.publish(avc(0, True))
+        stage.channel.audience.flush()
+        begun = sum(avc(0, True).body in viewer.bodies() for viewer in early)
+        # The others of those who waited for the publisher keep up, and get it in one call each.
+        self.assertEqual(begun, 3 * READERS_PER_TURN)
+        clock.turn()
+        self.assertEqual([viewer.bodies() for viewer in early], [[AVC_HEADER.body, avc(0, True).body]] * len(early))
+
+    def test_many_who_joined_while_the_publisher_was_lost(self) -> None:
+        stage = make_channel(clock=(clock := TurnClock()))
+        stage.begin("key")
+        stage.end(lost=True)
+        viewers = [join(stage) for _ in range(2 * READERS_PER_TURN)]
+        stage.begin("key")
+        stage.publish(aac(0))
+        stage.channel.audience.flush()
+        counts = [len(viewer.bodies()) for viewer in viewers]
+        self.assertEqual(counts, [1] * READERS_PER_TURN + [0] * READERS_PER_TURN)
+        clock.turn()
+        self.assertEqual([viewer.bodies() for viewer in viewers], [[aac(0).body]] * len(viewers))
 
 
 class UnmarkedTests(JoinerCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.live.turns import TURN_SECONDS, Turns
+from rtmp_twisted.live.turns import ITEMS_PER_TURN, TURN_SECONDS, Turns
 from tests.support.turns import TurnClock
 
 
@@ -59,3 +59,20 @@ class TurnsTests(SynchronousTestCase):
         self.clock.turn()
         self.assertEqual(self.done, ["a"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_what_is_done_to_many(self) -> None:
+        """Some in each turn, in their order; an exception ends that call only."""
+        done: list[int] = []
+
+        def call(item: int) -> None:
+            done.append(item)
+            if item == 1:
+                raise RuntimeError("a bug")
+
+        self.turns.for_each(range(2 * ITEMS_PER_TURN + 1), call)
+        self.turns.for_each([], call)
+        for items in ITEMS_PER_TURN, 2 * ITEMS_PER_TURN, 2 * ITEMS_PER_TURN + 1:
+            self.clock.turn()
+            self.assertEqual(done, list(range(items)))
+        self.assertEqual((len(self.turns), self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

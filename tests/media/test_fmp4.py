@@ -332,7 +332,7 @@ MESSAGES = st.lists(
 
 
 class AnyMessages(SynchronousTestCase):
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)
     @given(MESSAGES)
     def test_the_stream_is_well_formed(self, messages: list[Message]) -> None:
         """Each frame is there once at most, and all are in the order in which they came."""

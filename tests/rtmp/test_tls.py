@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -271,10 +272,52 @@ class StrangerTests(SynchronousTestCase):
             self.assertTrue(transport.aborted)
             protocol.connectionLost(LOST)
 
+    def test_nothing_is_held_when_it_has_ended(self) -> None:
+        """At once and without the garbage collector, also where the client leaves without a goodbye."""
+
+        def goodbye(protocol: Any, other: SSL.Connection) -> None:
+            other.shutdown()
+            protocol.dataReceived(other.bio_read(65536))
+
+        def garbage(protocol: Any, other: SSL.Connection) -> None:
+            protocol.dataReceived(b"\x17\x03\x03\0\x20" + bytes(32))
+
+        ways = {
+            "without a word": lambda *_: None,
+            "goodbye": goodbye,
+            "garbage": garbage,
+            "aborted": lambda protocol, _: protocol.abortConnection(),
+            "closed": lambda protocol, _: protocol.loseConnection(),
+        }
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for name, end in ways.items():
+            other = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+            other.set_connect_state()
+            before = tls_connections()
+            transport, protocol = self.come(b"")
+            self.assertRaises(SSL.WantReadError, other.do_handshake)
+            protocol.dataReceived(other.bio_read(65536))
+            other.bio_write(transport.value())
+            other.do_handshake()
+            other.send(HANDSHAKE)
+            protocol.dataReceived(other.bio_read(65536))
+            end(protocol, other)
+            protocol.connectionLost(Failure(ConnectionLost()))
+            del protocol, transport
+            self.world.pass_time(1)
+            self.assertEqual((tls_connections(), self.limits.inside), (before, 0), name)
+
     def test_one_limit_with_rtmp(self) -> None:
         self.come(b"")
         self.world.connect("192.0.2.1", handshake=False)
         self.assertIsNone(self.listener.buildProtocol(MemoryTransport("192.0.2.1").getPeer()))
+
+
+def tls_connections() -> int:
+    """How many TLS connections are in memory, ended or not."""
+    return sum(isinstance(found, SSL.Connection) for found in gc.get_objects())
 
 
 class RunningTests(TestCase):

@@ -10,6 +10,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.http_headers import Headers
@@ -71,10 +72,17 @@ class SiteCase(TestCase):
     port: int
 
     def listen(self, service: Any) -> None:
-        """Starts the site's service, which stops with the test."""
+        """Starts the site's service, which stops with the test. The server's turns are the reactor's."""
+        turns = LoopingCall(self.turn)
+        turns.start(0.002)
+        self.addCleanup(turns.stop)
         service.privilegedStartService()
         service.startService()
         self.addCleanup(self.stop, service)
+
+    def turn(self) -> None:
+        while len(self.world.broker.scheduler.turns):
+            self.world.clock.advance(0)
 
     async def stop(self, service: Any) -> None:
         stopped: list[object] = []

@@ -22,6 +22,7 @@ from tests.support.rtmp_client import AAC_HEADER
 
 
 def text_of(segmenter: Segmenter, skip: bool = False, **others: Segmenter) -> str:
+    segmenter.tell_times()
     return media_playlist(segmenter, "v0", skip, others).replace(SUFFIX, "")
 
 

@@ -98,7 +98,7 @@ class Reader:
         self._left = 0
         """Bytes until the end of the tag."""
         self._frame: frames.Frame | None = None
-        self._time = 0
+        self._time: int | None = None
         self._body_at = 0
         self._body_size = 0
         self._bytes = bytearray()  # of the whole tag, of a viewer that is sampled

@@ -26,9 +26,9 @@ def app_name(channel: int) -> str:
     return f"bench{channel}"
 
 
-def audience(players: int) -> Scenario:
-    """That many players of one channel: the scenarios that are on the plot."""
-    return Scenario(f"{players}-players", players)
+def audience(players: int, format: str = "") -> Scenario:
+    """That many players of one channel, which are the scenarios on the plot; or viewers over HTTP of a format."""
+    return Scenario(f"{players}-{format}-viewers" if format else f"{players}-players", players, format=format)
 
 
 SCENARIOS = [
@@ -40,8 +40,8 @@ SCENARIOS = [
     Scenario("100-channels", 100, channels=100),
     Scenario("100-channels-small-chunks", 100, channels=100, publisher_chunk=128),
     Scenario("2000-players-20-channels", 2000, channels=20),
-    Scenario("1000-flv-viewers", 1000, format="flv"),
-    Scenario("1000-mp4-viewers", 1000, format="mp4"),
+    audience(1000, "flv"),
+    audience(1000, "mp4"),
 ]
 
 QUICK = ["10-players", "100-players"]

@@ -30,6 +30,8 @@ ATTACKERS_AT_ONCE = 4
 SLOW_CONNECTIONS = 64
 BURST = 50
 """Players that join at once."""
+CROWD = 200
+"""Players that leave at once, of one attacker."""
 
 NULLS = b"\x05" * 65_000
 """AMF 0 nulls: each is a value of its own to the decoder."""
@@ -157,11 +159,27 @@ def slow_operators(target: Target) -> None:
 def bursts_of_joiners(target: Target) -> None:
     """Players who join the channel that is on air, from an address each, and leave after a moment."""
     with ExitStack() as stack:
-        for number in range(BURST):
-            source = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{1 + number}"
-            player = stack.enter_context(connect(Target(target.port, target.ssl_port, source)))
-            _say_play(player, CHANNEL, KEY)
+        for _ in range(BURST):
+            _say_play(stack.enter_context(_from_anywhere(target)), CHANNEL, KEY)
         time.sleep(0.1)
+
+
+def crowds_that_leave(target: Target) -> None:
+    """Players of a channel of their own, from an address each, who all leave when its publisher does."""
+    publisher = opened(target, app := _own_app())
+    publisher.sendall(rtmp.publish(1, KEY, BATCH))
+    read_until(publisher, b"NetStream.Publish.Start")
+    publisher.sendall(_video(1000, True))
+    players = []
+    for _ in range(CROWD):
+        players.append(_limited(_from_anywhere(target), target))
+        _say_play(players[-1], app, KEY)
+    for player in players:
+        read_until(player, b"NetStream.Play.Start")
+    publisher.sendall(rtmp.command("deleteStream", 5.0, None, 1.0))
+    for player in players:
+        reset(player)
+    publisher.close()
 
 
 ATTACKERS: dict[str, Attacker] = {
@@ -180,6 +198,7 @@ ATTACKERS: dict[str, Attacker] = {
         key_guessing,
         slow_operators,
         bursts_of_joiners,
+        crowds_that_leave,
         *http.ATTACKERS,
     )
 }
@@ -187,6 +206,12 @@ ATTACKERS: dict[str, Attacker] = {
 
 def _own_app() -> str:
     return f"own{random.randrange(10**9)}"
+
+
+def _from_anywhere(target: Target) -> socket.socket:
+    """A connection from an address that no other has."""
+    source = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    return connect(Target(target.port, target.ssl_port, source))
 
 
 def _publishing(target: Target, chunk_size: int = BATCH) -> socket.socket:

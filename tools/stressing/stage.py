@@ -27,6 +27,9 @@ PLAYERS = 20
 SETTLING_S = 60.0
 """How long the server may take to see that the others have gone. It closes silent connections after 10 s by itself."""
 
+FALLING = 1e6
+"""Bytes by which the server's memory falls from one look to the next while it still gives memory back."""
+
 PLACES = 4
 """MAX_IP_CONCURRENT_CONNECTIONS."""
 
@@ -78,6 +81,8 @@ class Stage:
         while True:
             state = self.state()
             is_settled = state == (wanted or last) and state.connections == PLAYERS + 1
+            if last is not None and last.memory - state.memory >= FALLING:
+                is_settled = False  # it lets go of large logs little by little
             if is_settled or time.monotonic() > deadline:
                 return state
             last = state
