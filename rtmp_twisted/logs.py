@@ -46,7 +46,7 @@ class SessionLog:
     """
 
     logger: Logger
-    session: int
+    session: int | str
     peer: str
     debug_on: bool = False
     trace_on: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 from attrs import field, frozen
@@ -36,6 +36,7 @@ from rtmp_twisted.settings_types import (
     Mistake,
     Networks,
     SettingsError,
+    decimal,
     integer,
     one_of,
     optional,
@@ -48,6 +49,8 @@ T = TypeVar("T")
 
 PUSH_RULES = Kind("rules CHANNEL=rtmp://HOST/APP/KEY, separated by blanks", parse_push, mask_rules)
 PULL_RULES = Kind("rules CHANNEL/KEY=rtmp://HOST/APP/NAME, separated by blanks", parse_pull, mask_rules)
+SHORTEST_SECRET: Final = 32
+"""Bytes that PLAY_SECRET has at least: as many as HS256 gives (RFC 7518, section 3.2)."""
 
 
 def setting(kind: Kind[T], default: T | Callable[[Settings], T], meaning: str, default_text: str = "") -> T:
@@ -67,6 +70,8 @@ def as_text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "YES" if value else "NO"
+    if isinstance(value, float):
+        return f"{value:g}"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -225,12 +230,44 @@ class Settings:
         "longest time that media waits so that it reaches many players in fewer writes, in ms; 0: no waiting",
     )
 
-    # Running it.
+    # HTTP for operators.
     http_port: int = setting(integer(0, 65_535), 0, "port of the HTTP server for operators; 0: off")
     http_bind_address: str = setting(
         ADDRESS, "127.0.0.1", "address of the HTTP server; HTTP_TOKEN is required unless it is a loopback address"
     )
     http_token: str = setting(SECRET_WORD, "", "bearer token that the HTTP server requires")
+
+    # Watching without an RTMP player.
+    web_port: int = setting(integer(0, 65_535), 0, "port of the web server for viewers; 0: off")
+    web_bind_address: str = setting(ADDRESS, "", "address that the web server listens on", "all, IPv4 and IPv6")
+    web_ssl_port: int = setting(
+        integer(0, 65_535), 0, "port of the web server over TLS, with the certificate of RTMPS; 0: off"
+    )
+    web_play: str = setting(
+        one_of("key", "token", "anyone"),
+        "key",
+        "who may watch with a browser. `key`: whoever has the publisher's key. `token`: whoever has a token that is"
+        " signed with PLAY_SECRET. `anyone`: everybody, and the addresses have no key",
+    )
+    play_secret: str = setting(
+        SECRET, "", "HS256 secret of the tokens of viewers, at least 32 bytes. RTMP players may use them as well"
+    )
+    web_max_per_ip: int = setting(
+        integer(1, 1_000_000), 64, "most connections from one address to the web server at a time"
+    )
+    hls_segment_seconds: float = setting(
+        decimal(1, 10),
+        2.0,
+        "how long HLS segments last, about, in seconds; each begins with a keyframe, so they are as long as the time"
+        " between some of these",
+    )
+    hls_part_seconds: float = setting(
+        decimal(0.1, 2),
+        0.3,
+        "how long the parts of HLS segments last at most, in seconds: players are as late as three",
+    )
+
+    # Running it.
     shutdown_grace_seconds: int = setting(
         integer(0, 60), 3, "longest time that a stop waits for the last media and for stop events, in seconds"
     )
@@ -294,11 +331,35 @@ class Settings:
             yield ("http_port", "http_bind_address", "http_token"), line
         if self.rtmps and self.ssl_port == self.rtmp_port and self.ssl_bind_address == self.bind_address:
             yield ("ssl_port", "rtmp_port"), f"SSL_PORT: {self.ssl_port} is already the RTMP port"
+        yield from self._web_contradictions()
+
+    def _web_contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """The same for the web server."""
+        if self.web_ssl_port and not self.rtmps:
+            line = "WEB_SSL_PORT: SSL_CERT and SSL_KEY are needed with it"
+            yield ("web_ssl_port", "ssl_cert", "ssl_key"), line
+        if self.play_secret and len(self.play_secret.encode()) < SHORTEST_SECRET:
+            yield ("play_secret",), f"PLAY_SECRET: it takes at least {SHORTEST_SECRET} bytes (RFC 7518, section 3.2)"
+        if self.web_ssl_port and self.web_ssl_port == self.web_port:
+            yield ("web_ssl_port", "web_port"), f"WEB_SSL_PORT: {self.web_ssl_port} is already the value of WEB_PORT"
+        if not self.web:
+            return
+        if self.web_play == "token" and not self.play_secret:
+            yield ("web_play", "play_secret"), "WEB_PLAY: PLAY_SECRET is needed with 'token'"
+        for name in "id_allow_special_characters", "id_allow_empty":
+            if self.web_play == "anyone" and getattr(self, name):
+                line = f"WEB_PLAY: 'anyone' cannot be used with {name.upper()}: its addresses would be ambiguous"
+                yield ("web_play", name), line
 
     @property
     def rtmps(self) -> bool:
         """Whether RTMPS is on."""
         return bool(self.ssl_cert and self.ssl_key)
+
+    @property
+    def web(self) -> bool:
+        """Whether the web server for viewers is on."""
+        return bool(self.web_port or self.web_ssl_port)
 
     def warnings(self) -> list[str]:
         """Returns one line for each thing that can be used, but was perhaps not intended."""
@@ -311,6 +372,7 @@ class Settings:
         yield self.control_use and bool(self.callback_url), "CALLBACK_URL has no effect: CONTROL_USE replaces callbacks"
         line = "GOP_CACHE_SIZE_MB is 0: the coordinator's encoder will miss the beginning of each stream"
         yield self.control_use and not self.gop_cache_size_mb, line
+        yield self.web_play != "key" and not self.web, "WEB_PLAY has no effect: WEB_PORT and WEB_SSL_PORT are not set"
         both = bool(self.play_allowed_from) and self.rtmp_play_whitelist != self.play_allowed_from
         yield both, "PLAY_ALLOWED_FROM has no effect: RTMP_PLAY_WHITELIST is set as well"
 

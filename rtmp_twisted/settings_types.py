@@ -153,6 +153,17 @@ def integer(lowest: int, highest: int) -> Kind[int]:
     return Kind(f"a whole number from {lowest} to {highest}", parse)
 
 
+def decimal(lowest: float, highest: float) -> Kind[float]:
+    """A number with at most three decimals. Both bounds are included."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text) or not lowest <= float(text) <= highest:
+            raise ValueError
+        return float(text)
+
+    return Kind(f"a number from {lowest:g} to {highest:g}", parse)
+
+
 def one_of(*words: str) -> Kind[str]:
     """One of ``words``, which are lower case. The text may be in any case."""
 

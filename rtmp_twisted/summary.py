@@ -45,6 +45,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
     where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
     yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")
+    yield Feature("watching in a browser", one.web, _web(one), "WEB_PORT")
     limit = f"{one.max_ip_concurrent_connections} from one address (MAX_IP_CONCURRENT_CONNECTIONS)"
     if one.concurrent_limit_whitelist:
         limit += f", except for {one.concurrent_limit_whitelist}"
@@ -81,6 +82,15 @@ def _is_compiled() -> bool:
 def _where(address: str, port: int) -> str:
     host = f"[{address}]" if ":" in address else address
     return f"port {port} of {host}" if host else f"port {port}"
+
+
+def _web(settings: Settings) -> str:
+    """The addresses of the watch page."""
+    one = settings
+    host = f"[{one.web_bind_address}]" if ":" in one.web_bind_address else one.web_bind_address or "HOST"
+    path = {"key": "CHANNEL/KEY", "token": "CHANNEL/TOKEN", "anyone": "CHANNEL"}[one.web_play]
+    ports = ("http", one.web_port), ("https", one.web_ssl_port)
+    return ", ".join(f"{scheme}://{host}:{port}/{path}" for scheme, port in ports if port)
 
 
 def _publishers(settings: Settings) -> str:

@@ -161,16 +161,18 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         settings.max_ip_concurrent_connections,
         settings.concurrent_limit_whitelist,
     )
+    options = SessionOptions(
+        broker=broker,
+        clock=reactor,
+        names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
+        chunk_size=settings.rtmp_chunk_size,
+        players=settings.rtmp_play_whitelist,
+        max_publish_rate=settings.max_publish_kbps * 1000 / 8,
+        guessing=GuessingLimits(reactor),
+        tokens=play_tokens(settings),
+    )
     factory = RTMPFactory(
-        SessionOptions(
-            broker=broker,
-            clock=reactor,
-            names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
-            chunk_size=settings.rtmp_chunk_size,
-            players=settings.rtmp_play_whitelist,
-            max_publish_rate=settings.max_publish_kbps * 1000 / 8,
-            guessing=GuessingLimits(reactor),
-        ),
+        options,
         limits,
         poller,
         debug=settings.log_debug,
@@ -179,6 +181,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     listener = Listener(limits, factory, settings.proxy_protocol_from, reactor)
     endpoints: list[Any] = [("RTMP", one, listener) for one in rtmp_endpoints(settings, reactor)]
     services: list[Service] = [broker]
+    certificates = None
     if settings.rtmps:
         from rtmp_twisted.rtmp.tls import SecuredFactory
 
@@ -187,8 +190,11 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         where = endpoint(reactor, settings, "ssl_bind_address", "ssl_port")
         endpoints.append(("RTMPS", where, Listener(limits, secured, settings.proxy_protocol_from, reactor)))
         services.append(certificates)
-    rtmp = RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line))
-    services.append(rtmp)
+    web = None
+    if settings.web:
+        web = web_server(settings, reactor, options, limits, certificates)
+        services.append(web)
+    services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     relays = None
     if settings.push or settings.pull or settings.http_port:
         relays = relay_service(settings, reactor, broker, factory)
@@ -219,7 +225,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         services.insert(0, redis)
         links["redis"] = redis
     if timed is not None:
-        services.append(operator_http(settings, reactor, broker, factory, timed, links, relays))
+        services.append(operator_http(settings, reactor, broker, factory, timed, links, web, relays))
     return services
 
 
@@ -248,6 +254,46 @@ def timed_authority(settings: Settings, reactor: Any, authority: Any) -> Any:
     return TimedAuthority(authority, reactor)
 
 
+def play_tokens(settings: Settings) -> Any:
+    """Reads the tokens of viewers (an `IPlayTokens`); None where there are none."""
+    if not settings.play_secret:
+        return None
+    from rtmp_twisted.integrations.play_tokens import PlayTokens
+
+    return PlayTokens(settings.play_secret)
+
+
+def web_server(
+    settings: Settings, reactor: Any, options: SessionOptions, others: ConnectionLimits, certificates: Any
+) -> Any:
+    """The public web server (a `WatchHTTP`), which serves whom ``options`` let play."""
+    from rtmp_twisted.ports import Ports
+    from rtmp_twisted.web.access import Access
+    from rtmp_twisted.web.hls import HLS
+    from rtmp_twisted.web.viewer import Viewers
+    from rtmp_twisted.web.watch import WatchHTTP, watch_site
+
+    access = Access(reactor, options.names, options.guessing, settings.web_play, options.tokens, options.players)
+    hls = HLS(reactor, options.broker, settings.hls_segment_seconds, settings.hls_part_seconds)
+    viewers = Viewers(reactor, options.broker, access, settings.log_debug, hls)
+    exempt = settings.concurrent_limit_whitelist
+    limits = ConnectionLimits(0, settings.web_max_per_ip, exempt, "WEB_MAX_PER_IP", beside=others)
+    site = watch_site(viewers, limits)
+    endpoints: list[Any] = []
+    factories: list[Any] = [("web server", "web_port", site)]
+    if settings.web_ssl_port:
+        from rtmp_twisted.rtmp.tls import SecuredFactory
+
+        secured = SecuredFactory(certificates, False, site, reactor)
+        factories.append(("web server over TLS", "web_ssl_port", secured))
+    for name, port, factory in factories:
+        if getattr(settings, port):
+            where = endpoint(reactor, settings, "web_bind_address", port)
+            endpoints.append((name, where, Listener(limits, factory, settings.proxy_protocol_from, reactor)))
+    ports = Ports(endpoints, lambda line: fail(reactor, line))
+    return WatchHTTP(viewers, site, limits, ports, settings.shutdown_grace_seconds)
+
+
 def operator_http(
     settings: Settings,
     reactor: Any,
@@ -255,14 +301,26 @@ def operator_http(
     factory: RTMPFactory,
     timed: Any,
     links: dict[str, Any],
+    web: Any,
     relays: Any,
 ) -> Service:
     from rtmp_twisted.web.metrics import Metrics
     from rtmp_twisted.web.operators import OperatorHTTP
+    from rtmp_twisted.web.status import WebStatus
 
-    metrics = Metrics(reactor, broker, factory, timed, links, relays)
+    status = None if web is None else WebStatus(web.viewers, web.site, web.limits)
+    metrics = Metrics(reactor, broker, factory, timed, links, status, relays)
     where = endpoint(reactor, settings, "http_bind_address", "http_port")
-    return OperatorHTTP(reactor, where, broker, metrics.sampler, metrics.text, settings.http_token, relays)
+    return OperatorHTTP(
+        reactor,
+        where,
+        broker,
+        metrics.sampler,
+        metrics.text,
+        settings.http_token,
+        lambda line: fail(reactor, line),
+        relays,
+    )
 
 
 def relay_service(settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory) -> Service:

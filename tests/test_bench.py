@@ -21,12 +21,15 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted.media.flv import FLVFormat, append_tag
+
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from benchmark import cli, client, frames, peers, plot, process, report, rtmp, runner, scenarios, walker  # noqa: E402
+from benchmark import cli, client, frames, http, peers, plot, process, report, rtmp, runner, scenarios, walker  # noqa: E402
 
 TIMEOUT_S = 300
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 STREAM = frames.Stream(2500)
 
 
@@ -293,6 +296,83 @@ class PlayerTests(SynchronousTestCase):
         self.assertEqual("NetStream.Play.BadName", str(caught.exception))
 
 
+class ViewerTests(SynchronousTestCase):
+    """A viewer over HTTP that is fed by the test; nobody reads its socket."""
+
+    def setUp(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        self.address = listener.getsockname()
+        self.latencies: list[int] = []
+
+    def viewer(self, format: str, is_sampled: bool, stream: bytes, piece: int, head: bytes = HEAD) -> http.Viewer:
+        """One that gets ``stream`` in pieces of so many bytes."""
+        source = frames.Stream(2500, start=1, end=100)
+        viewer = http.Viewer(self.address, "app", "key", format, source, is_sampled, self.latencies.append)
+        self.addCleanup(viewer.socket.close)
+        data = head + stream
+        for start in range(0, len(data), piece):
+            viewer.feed(bytearray(data), start, min(start + piece, len(data)), 50)
+        return viewer
+
+    def messages(self, *bodies: tuple[int, bytes]) -> list[bytes]:
+        """FLV, each tag with its time."""
+        parts: list[bytes | memoryview] = []
+        sizes = [append_tag(parts, rtmp.VIDEO, time, body) for time, body in bodies]
+        data, tags = b"".join(parts), [FLVFormat().preamble((8, 9))]
+        for size in sizes:
+            tags.append(data[:size])
+            data = data[size:]
+        return tags
+
+    def chunked(self, messages: list[bytes], size: int | None = None) -> bytes:
+        """A chunk for each message, or chunks of a size."""
+        data = b"".join(messages)
+        pieces = messages if size is None else [data[at : at + size] for at in range(0, len(data), size)]
+        return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+
+    def figures(self, viewer: http.Viewer) -> tuple[int, int, int, int]:
+        return viewer.lost, viewer.dup, viewer.disorder, viewer.bad
+
+    def test_flv(self) -> None:
+        """Whatever the chunks and the pieces are, every frame is seen once."""
+        sent = [(frames.timestamp(0, number) + 500, STREAM.body(0, number, 7)) for number in (7, 8, 9)]
+        tags = self.messages((0, frames.AVC_HEADER), *sent)
+        for is_sampled in (False, True):
+            for piece in (1, 7, 100, 1_000_000):
+                for size in (None, 5, 5000):
+                    self.latencies.clear()
+                    viewer = self.viewer("flv", is_sampled, self.chunked(tags, size), piece)
+                    self.assertEqual((self.figures(viewer), self.latencies), ((0, 0, 0, 0), [43] * 3))
+        viewer = self.viewer("flv", True, b"".join(tags), 100, HEAD.replace(b"chunked", b"identity"))
+        self.assertEqual((self.figures(viewer), viewer.is_ready), ((0, 0, 0, 0), True))
+
+    def test_mp4(self) -> None:
+        bodies = [STREAM.body(0, number, 7)[5:] for number in (1, 2, 4)] + [STREAM.body(1, 3, 7)[2:]]
+        stream = [struct.pack(">I4s", 8 + size, kind) + bytes(size) for size, kind in ((16, b"ftyp"), (600, b"moov"))]
+        for body in bodies:
+            stream.append(struct.pack(">I4s96xI4s", 104, b"moof", 8 + len(body), b"mdat") + body)
+        for is_sampled in (False, True):
+            for piece in (1, 50, 1_000_000):
+                viewer = self.viewer("mp4", is_sampled, self.chunked(stream), piece)
+                self.assertEqual(self.figures(viewer), (1, 0, 0, 0))
+
+    def test_a_sampled_viewer_sees_a_wrong_byte_and_a_wrong_time(self) -> None:
+        sent = [(frames.timestamp(0, number), STREAM.body(0, number, 7)) for number in (1, 2)]
+        wrong = bytearray(sent[1][1])
+        wrong[-1] ^= 1
+        for second in (sent[1][0], bytes(wrong)), (sent[1][0] + 1, sent[1][1]):
+            viewer = self.viewer("flv", True, self.chunked(self.messages(sent[0], second)), 1000)
+            self.assertEqual(self.figures(viewer), (0, 0, 0, 1))
+
+    def test_a_refusal(self) -> None:
+        with self.assertRaises(rtmp.Refused) as caught:
+            self.viewer("flv", True, b"", 10, b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        self.assertIn("403", str(caught.exception))
+        with self.assertRaises(walker.WalkError):
+            self.viewer("flv", True, self.chunked([b"<!doctype html> and more"]), 100)
+
+
 class UsageTests(SynchronousTestCase):
     def test_counts_memory_that_is_held_and_not_mapped(self) -> None:
         before = process.Usage.of(os.getpid(), with_memory=True)
@@ -400,6 +480,18 @@ class CommandLineTests(SynchronousTestCase):
             self.assertGreater(float(row[name]), 0, name)
         self.assertIn("| 3-players | rtmp-twisted | yes |", table)
         self.assertEqual("svg", ElementTree.fromstring(drawing).tag.rpartition("}")[2])
+
+    def test_measures_viewers_over_http(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            for format in "flv", "mp4":
+                done = self.bench(
+                    "--only", peers.OURS, "--players", "3", "--format", format, "--seconds", "2", "--settle", "1",
+                    "--repeat", "1", "--output", directory,
+                )  # fmt: skip
+                self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+                with open(Path(directory, "results.csv"), newline="") as file:
+                    (row,) = csv.DictReader(file)
+                self.assertEqual((f"3-{format}-viewers", "1.0"), (row["scenario"], row["delivered"]))
 
     def test_compares_two_checkouts(self) -> None:
         """Nothing is written into the other one, which may have no environment of its own."""

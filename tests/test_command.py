@@ -107,6 +107,7 @@ class RunningTests(TestCase):
                 ({"rtmp_port": str(port)}, f"RTMP_PORT: port {port} of 127.0.0.1 is already in use"),
                 (rtmps, f"SSL_PORT: port {port} of 127.0.0.1 is already in use"),
                 ({"http_port": str(port)}, f"HTTP_PORT: port {port} of 127.0.0.1 is already in use"),
+                ({"web_port": str(port), "web_bind_address": "127.0.0.1"}, f"WEB_PORT: port {port} of 127.0.0.1 is al"),
                 ({"listen": listen}, f"LISTEN: '{listen}' cannot be used: "),
                 ({"bind_address": "192.0.2.1"}, "BIND_ADDRESS: cannot listen on port "),
             ):

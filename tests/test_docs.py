@@ -72,6 +72,22 @@ class CommandTests(TestCase):
             await program.kill()
         await publisher.kill()
 
+    async def test_watch(self) -> None:
+        port = free_port()
+        server = await self.start(web_port=str(port))
+        publisher = await self.program(commands("docs/publish.md")[0], server)
+        await server.until(" publishing channel")
+        found = commands("docs/watch.md")
+        self.assertEqual(len(found), 2)
+        for number, command in enumerate(found, 1):
+            command = command.replace(":8935", f":{port}").replace("recording", str(Path(self.mktemp()).absolute()))
+            program = Program(self, "env", "SDL_VIDEODRIVER=dummy", "SDL_AUDIODRIVER=dummy", *shlex.split(command))
+            await server.until(f" info #w{number} .* watching channel")
+            if "-t 5" in command:
+                self.assertEqual(await within(program.ended), 0, str(program))
+            await program.kill()
+        await publisher.kill()
+
     async def test_operators(self) -> None:
         port = free_port()
         server = await self.start(http_port=str(port))
@@ -123,6 +139,7 @@ class ExampleTests(TestCase):
     def start(self, command: str, port: int, **environment: str) -> Program:
         """Starts a command as in a terminal in the checkout, except for the ports."""
         command = command.replace("127.0.0.1/", f"127.0.0.1:{port}/").replace(" -re ", " -nostdin -re ")
+        environment["WEB_PORT"] = str(free_port())
         return Program(self, "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec env {command}", **environment)
 
     async def application(self, page: str, documented: int) -> None:
@@ -134,6 +151,7 @@ class ExampleTests(TestCase):
         await asked.until("listening on port")
         serving = self.start(server, port, RTMP_PORT=str(port))
         await serving.until(" info RTMP on ")
+        await serving.until(r" info watching in a browser: http://127.0.0.1:\d+/CHANNEL/KEY$")
         if "CONTROL_USE" in server:
             await serving.until("connected to the coordinator")
         publishing = self.start(encoder, port)

@@ -43,6 +43,8 @@ class SummaryTests(SynchronousTestCase):
             ssl_key="b",
             redis_use=True,
             http_port=8080,
+            web_port=80,
+            web_bind_address="::1",
             max_publish_kbps=5000,
             proxy_protocol_from=Networks.parse("10.0.0.0/8"),
             concurrent_limit_whitelist=Networks.parse("*"),
@@ -58,10 +60,14 @@ class SummaryTests(SynchronousTestCase):
         self.assertIn("RTMPS: port 443 of [::1]", text)
         self.assertIn("HTTP for operators: port 8080 of 127.0.0.1, with a token", text)
         self.assertIn("JWT_SECRET is ***", text)
+        self.assertIn("watching in a browser: http://[::1]:80/CHANNEL/KEY", text)
         [off] = [line for line in text if line.startswith("off: ")]
         self.assertIn("limit of connections (CONCURRENT_LIMIT_WHITELIST is *)", off)
         self.assertIn("cache for joining players (GOP_CACHE_SIZE_MB is 0)", off)
         self.assertNotIn(SECRET, "\n".join(text))
+        web = Settings(ssl_cert="a", ssl_key="b", web_port=80, web_ssl_port=443, web_play="token")
+        addresses = "http://HOST:80/CHANNEL/TOKEN, https://HOST:443/CHANNEL/TOKEN"
+        self.assertIn(f"watching in a browser: {addresses}", lines(web))
         listening = lines(Settings(listen=("tcp:1", "unix:/x"), control_use=True, control_base_url="ws://a/"))
         self.assertEqual(listening[0], "RTMP: tcp:1 unix:/x")
         self.assertIn("who may publish: whoever the coordinator lets, ws://a/", listening)

@@ -80,6 +80,14 @@ DOCUMENTED = {
     "PUSH": (),
     "PULL": (),
     "RELAY_TLS_CA": "",
+    "WEB_PORT": 0,
+    "WEB_BIND_ADDRESS": "",
+    "WEB_SSL_PORT": 0,
+    "WEB_PLAY": "key",
+    "PLAY_SECRET": "",
+    "WEB_MAX_PER_IP": 64,
+    "HLS_SEGMENT_SECONDS": 2,
+    "HLS_PART_SECONDS": 0.3,
 }
 
 # Variable, text, value.
@@ -289,6 +297,21 @@ class TogetherTests(SynchronousTestCase):
         self.check({**both, "SSL_PORT": "1935", "SSL_BIND_ADDRESS": "127.0.0.1"})
         self.check({"SSL_PORT": "1935"})
 
+    def test_web(self) -> None:
+        both = {"SSL_CERT": str(HERE), "SSL_KEY": str(HERE)}
+        self.check({"WEB_SSL_PORT": "8443"}, "WEB_SSL_PORT")
+        self.check({"WEB_SSL_PORT": "8443", **both})
+        self.check({"WEB_PORT": "8080", "WEB_SSL_PORT": "8080", **both}, "WEB_SSL_PORT")
+        self.check({"WEB_PORT": "8080", "WEB_PLAY": "token"}, "WEB_PLAY")
+        self.check({"WEB_PORT": "8080", "WEB_PLAY": "token", "PLAY_SECRET": "s" * 32})
+        self.check({"PLAY_SECRET": "s" * 31}, "PLAY_SECRET")
+        for name in "ID_ALLOW_SPECIAL_CHARACTERS", "ID_ALLOW_EMPTY":
+            self.check({"WEB_PORT": "8080", "WEB_PLAY": "anyone", name: "YES"}, "WEB_PLAY")
+            self.check({"WEB_PORT": "8080", "WEB_PLAY": "key", name: "YES"})
+            self.check({"WEB_PLAY": "anyone", name: "YES"})
+        self.assertEqual([Settings.load({"WEB_PORT": port}).web for port in ("0", "80")], [False, True])
+        self.assertTrue(Settings.load({"WEB_SSL_PORT": "80", **both}).web)
+
     def test_coordinator(self) -> None:
         self.check({"CONTROL_USE": "YES"}, "CONTROL_USE")
         self.check({"CONTROL_USE": "NO"})
@@ -311,15 +334,18 @@ class TogetherTests(SynchronousTestCase):
             (control, ["CONTROL_SECRET"]),
             ({**control, **callback, "CONTROL_SECRET": "x"}, ["CALLBACK_URL"]),
             ({**control, "CONTROL_SECRET": "x", "GOP_CACHE_SIZE_MB": "0"}, ["GOP_CACHE_SIZE_MB"]),
+            ({"WEB_PLAY": "anyone"}, ["WEB_PLAY"]),
+            ({"WEB_PLAY": "anyone", "WEB_PORT": "8080"}, []),
+            ({"WEB_PLAY": "key"}, []),
         ):
             self.assertEqual([line.partition(" ")[0] for line in Settings.load(environ).warnings()], starts)
 
 
 class SecretTests(SynchronousTestCase):
-    NAMES = ("JWT_SECRET", "REDIS_PASSWORD", "CONTROL_SECRET", "HTTP_TOKEN")
+    NAMES = ("JWT_SECRET", "REDIS_PASSWORD", "CONTROL_SECRET", "HTTP_TOKEN", "PLAY_SECRET")
 
     def test_never_shown(self) -> None:
-        environ = dict.fromkeys(self.NAMES, SECRET)
+        environ = {**dict.fromkeys(self.NAMES, SECRET), "PLAY_SECRET": SECRET * 3}
         environ["CALLBACK_URL"] = f"https://me:{SECRET}@example.net/cb?token={SECRET}"
         environ["CONTROL_BASE_URL"] = f"ws://me:{SECRET}@example.net/"
         loaded = Settings.load(environ)

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
+from stressing.cli import STRANGERS  # noqa: E402
 from stressing.stage import PLACES  # noqa: E402
-from stressing.strangers import STRANGERS  # noqa: E402
 
 BROKEN = """
 import sys
@@ -110,6 +110,11 @@ class StressTests(SynchronousTestCase):
         found = self.attacked(done.stdout)
         self.assertEqual(found["attacker"], "key-guessing")
         self.assertNotEqual(found["/healthz, ms"], "not answered")
+
+    def test_an_attack_over_http(self) -> None:
+        done = self.run_stress(str(TOOLS / "stress"), "--attack", "half-requests", "--seconds", "1")
+        self.assertIn(done.returncode, (0, 1), done.stdout + done.stderr)
+        self.assertNotEqual(self.attacked(done.stdout)["/healthz, ms"], "not answered")
 
     def test_others_have_to_wait(self) -> None:
         output = self.broken(BLOCKS, "--attack", "nobody", "--seconds", "2")

@@ -87,16 +87,19 @@ class FlushScheduler:
         interval = self.interval
         now = self.clock.seconds() if interval else 0.0
         later = 0.0
-        for audience in list(self._pending):
-            wait = audience.due - now if interval and len(audience) > FEW_READERS else 0.0
-            if wait > 0.0:
-                later = min(later or wait, wait)
-                continue
-            try:
-                audience.flush()
-            except Exception:
-                _log.failure("a bug, while media was handed over")
-                self.remove(audience)
+        seen: set[Audience] = set()
+        while pending := [audience for audience in self._pending if audience not in seen]:
+            for audience in pending:  # one that is flushed may have followers, which are pending then
+                seen.add(audience)
+                wait = audience.due - now if interval and len(audience) > FEW_READERS else 0.0
+                if wait > 0.0:
+                    later = min(later or wait, wait)
+                    continue
+                try:
+                    audience.flush()
+                except Exception:
+                    _log.failure("a bug, while media was handed over")
+                    self.remove(audience)
         if later and self._timer is None:
             self._timer = self.clock.callLater(min(later, interval), self._timed)
 
@@ -249,7 +252,7 @@ class Audience:
         cursor.enable(audio, video)
         if cursor.waits_for_video:
             self._waiting.setdefault(cursor, self._scheduler.clock.seconds())
-        tracks = self.log.program.video_tracks
+        tracks = self.log.video_tracks
         if cursor.waits_for_video and len(tracks) > 1:
             cursor.lack(tracks)
         if cursor in self._keeping_up and not cursor.plain:
@@ -345,7 +348,7 @@ class Audience:
         """The reader goes on at ``block``, once it advances."""
         self._behind[cursor] = None
         cursor.start(block, headers)
-        tracks = self.log.program.video_tracks
+        tracks = self.log.video_tracks
         if len(tracks) > 1:
             cursor.lack(tracks.difference(block.tracks_of(0)[0]))
 

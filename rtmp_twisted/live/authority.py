@@ -1,16 +1,22 @@
-"""The interface to the party that decides whether a publish may start.
+"""The interfaces to the parties that decide who may publish, and who may play.
 
-integrations/ implements it (callback, coordinator), and `AcceptAll` here accepts everyone.
+integrations/ implements them (callback, coordinator; tokens), and `AcceptAll` here accepts every publish.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import Interface, implementer
 
 
 class Refused(Exception):
-    """The publish may not start; ``str(error)`` is the reason for the log."""
+    """The publish, or the player, may not start; ``str(error)`` is the reason for the log."""
+
+
+class TokenExpired(Refused):
+    """The token was right, and is not any more. Whoever has it is no guesser."""
 
 
 class IPublishAuthority(Interface):
@@ -28,6 +34,18 @@ class IPublishAuthority(Interface):
 
         Fires when the other side knows, or when telling it was given up (which is logged there). Never fails.
         """
+
+
+MAX_TOKEN: Final = 2048
+"""Bytes of the longest token."""
+
+
+class IPlayTokens(Interface):
+    """Reads the tokens that let somebody play without the key. Called by rtmp/ and web/."""
+
+    def seconds_left(token: str, channel: str) -> float:
+        """For how many seconds a token, of at most `MAX_TOKEN` bytes, lets its bearer play a channel. Raises
+        `Refused`."""
 
 
 @implementer(IPublishAuthority)

@@ -22,11 +22,11 @@ from zope.interface import implementer
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused
-from rtmp_twisted.live.channel import Channel, ChannelOptions, same_key
+from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
-from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
 from rtmp_twisted.live.relays import ChannelObserver
@@ -166,6 +166,8 @@ class Broker(Service):
         self.scheduler.turns.for_each(
             dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
         )
+        if publication.state is PublishState.ENDED and publication.on_air_since is not None:
+            _tell_watchers(entry.channel)
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -305,6 +307,9 @@ class Broker(Service):
         self.scheduler.turns.for_each(
             strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
         )
+        for player in entry.channel.watched(started=False):
+            if player.watcher is not None:
+                player.watcher.publish_began(player)
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
         if self.observer is not None:
@@ -345,7 +350,8 @@ class Broker(Service):
     def _unpublish(self, entry: _Entry) -> None:
         """A lost publisher has not come back."""
         self._end_lost(entry)
-        entry.channel.unpublish()
+        if entry.channel.unpublish():
+            _tell_watchers(entry.channel)
         self._went_off_air(entry)
 
     def _went_off_air(self, entry: _Entry) -> None:
@@ -367,7 +373,7 @@ class Broker(Service):
         when there is any. Raises Refused where its key is not the publisher's."""
         entry = self._entry(name)
         channel = entry.channel
-        if channel.on_air and not player.push and not channel.accepts(player.key):
+        if channel.on_air and not player.push and not channel.accepts(player):
             raise Refused("the key is not the publisher's")
         channel.add(player)
         if self.observer is not None and not player.push:
@@ -384,7 +390,7 @@ class Broker(Service):
         entry = self._entries.get(name)
         if entry is None:
             return
-        refused = [player for player in entry.channel.players if same_key(player.key, key)]
+        refused = [player for player in entry.channel.players if player.key is not None and player.admitted_by(key)]
         for player in refused:
             entry.channel.leave(player)
         self._tidy(entry)
@@ -495,6 +501,13 @@ def _is_pull(claim: Claim) -> bool:
 
 def _publication(entry: _Entry) -> Publication | None:
     return entry.on_air or next(iter(entry.asking), None)
+
+
+def _tell_watchers(channel: Channel) -> None:
+    """A publish has ended, and does not go on."""
+    for player in channel.watched(started=True):
+        if player.watcher is not None:
+            player.watcher.publish_ended(player)
 
 
 def _received(publication: Publication) -> Traffic:

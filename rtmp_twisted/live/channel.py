@@ -6,17 +6,18 @@ back. What a publisher sends is written by its `Publication`.
 
 from __future__ import annotations
 
-import hmac
+from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
+from rtmp_twisted.live.fragments import FragmentContents, FragmentForm, FragmentRendition
 from rtmp_twisted.live.headers import Program
-from rtmp_twisted.live.log import Block, Format, MediaLog
+from rtmp_twisted.live.log import Block, Contents, Format, MediaLog
 from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.path import PATH
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.player import Cache, Form, Player
 from rtmp_twisted.live.rendition import Rendition
 from rtmp_twisted.live.timestamps import Timestamps
 from rtmp_twisted.live.traffic import Traffic
@@ -35,6 +36,16 @@ class ChannelOptions:
     cache_bytes: int = 256 * 1024 * 1024
     whole_stream: bool = False
     merge_messages: int = 8
+
+
+class Store(Protocol):
+    """Somebody who keeps a part of a channel's media, on the channel's account."""
+
+    def held(self) -> int:
+        """Bytes of memory."""
+
+    def shrink(self) -> None:
+        """Memory is short: keeps only what has to be kept."""
 
 
 class Channel:
@@ -66,21 +77,22 @@ class Channel:
         """Other servers that it is published to: neither their number nor what they get counts with the players."""
         self._scheduler = scheduler
         self._clock = clock
-        self._renditions: dict[type[Format], Rendition] = {}
+        self._renditions: dict[Form, Rendition] = {}
+        self._stores: set[Store] = set()
         self._lost_at: float | None = None  # when its publisher was lost, until players are told or another comes
         self._past = Traffic()  # of players that have left
 
     # The publisher's side
 
-    def accepts(self, key: str) -> bool:
-        """Whether a player with this key may have what is on air."""
-        return self.key is None or same_key(key, self.key)
+    def accepts(self, player: Player) -> bool:
+        """Whether a player may have what is on air."""
+        return self.key is None or player.admitted_by(self.key)
 
     def begin(self, key: str | None, path: str = "") -> list[Player]:
         """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
         that waited with another key; they are not in the channel any more."""
         self.key = key
-        strangers = [player for player in self.players if not self.accepts(player.key)]
+        strangers = [player for player in self.players if not self.accepts(player)]
         for player in strangers:
             self.leave(player)
         self.on_air = True
@@ -119,10 +131,11 @@ class Channel:
         else:
             self.unpublish()
 
-    def unpublish(self) -> None:
-        """Tells the players that their publish has ended, unless they know or another one has begun."""
+    def unpublish(self) -> bool:
+        """Tells the players that their publish has ended, unless they know or another one has begun; returns whether
+        it did."""
         if self._lost_at is None:
-            return
+            return False
         self._lost_at = None
         self._tell(_status("NetStream.Play.UnpublishNotify", f"{self.name} is now unpublished."))
         self._tell(messages.user_control(messages.STREAM_EOF, LOG_STREAM_ID))
@@ -130,6 +143,7 @@ class Channel:
         self._restart(self.options.whole_stream)
         for audience in self._audiences():
             audience.release()
+        return True
 
     def dismiss(self) -> list[Player]:
         """Hands over all that is new, and returns the players; they are not in the channel any more."""
@@ -161,6 +175,7 @@ class Channel:
         if audience is None or cursor is None:
             return
         player.paused = False
+        player.started = True
         cache = player.cache
         group = self._first_group(audience.log, cache)
         audience.start(cursor, group, sound=cache is not Cache.NO)
@@ -185,6 +200,18 @@ class Channel:
             self.pushes.discard(player)
             player.leave()
 
+    def watched(self, started: bool) -> list[Player]:
+        """Players that have somebody who is to know of publishes: those that were started, or wait for one."""
+        return [player for player in self.players if player.watcher is not None and player.started is started]
+
+    def keep(self, store: Store) -> None:
+        """Counts what somebody keeps of the channel's media as the channel's."""
+        self._stores.add(store)
+
+    def discard(self, store: Store) -> None:
+        """Nothing is kept there any more."""
+        self._stores.discard(store)
+
     # For operators
 
     def traffic(self) -> Traffic:
@@ -195,11 +222,20 @@ class Channel:
 
     def _held(self) -> int:
         """Bytes of memory that its logs and headers take."""
-        return self.program.headers.size + sum(audience.held() for audience in self._audiences())
+        renditions = self._renditions.values()
+        stored = sum(store.held() for store in self._stores)
+        return (
+            self.program.headers.size
+            + self.audience.held()
+            + sum(rendition.held() for rendition in renditions)
+            + stored
+        )
 
     def _shrink(self) -> None:
         for audience in self._audiences():
             audience.shrink()
+        for store in self._stores:
+            store.shrink()
 
     def _audiences(self) -> list[Audience]:
         return [self.audience, *(rendition.audience for rendition in self._renditions.values())]
@@ -216,37 +252,35 @@ class Channel:
         for rendition in self._renditions.values():
             rendition.restart()
 
-    def _rendition(self, form: type[Format]) -> Rendition:
+    def _rendition(self, form: Form) -> Rendition:
         rendition = self._renditions.get(form)
         if rendition is None:
-            options = self.options
-            rendition = self._renditions[form] = Rendition(
-                form(),
-                self.audience,
-                options.chunk_size,
-                self._cache_bytes,
-                self._scheduler,
-                options.merge_messages,
-                self.account.add,
-            )
+            rendition = self._renditions[form] = self._make_rendition(form)
             if self._lost_at is not None:
                 rendition.audience.hold()
         return rendition
 
-    def _close_rendition(self, form: type[Format]) -> None:
+    def _make_rendition(self, form: Form) -> Rendition:
+        options = self.options
+        common = self.audience, options.chunk_size, self._scheduler, options.merge_messages
+
+        def log(format: Format, program: Contents) -> MediaLog:
+            return MediaLog(format, program, self._cache_bytes, False, self.account.add, self._scheduler.turns)
+
+        if isinstance(form, FragmentForm):
+            format, contents = form.format, FragmentContents(self.program)
+            return FragmentRendition(form, log(format, contents), format, contents, *common)
+        return Rendition(log(form(), self.program), *common)
+
+    def _close_rendition(self, form: Form) -> None:
         rendition = self._renditions[form]
-        if not len(rendition.audience) and not any(player.form is form for player in self.players):
+        if not len(rendition.audience) and not any(player.form == form for player in self.players):
             del self._renditions[form]
             rendition.close()
 
     def _tell(self, message: Message) -> None:
         """Appends a message of the server's own, in its place in the stream."""
         self.log.append(message.type_id, self.log.timestamp, message.body)
-
-
-def same_key(one: str, other: str) -> bool:
-    """Compares two keys in a time that does not tell where they differ."""
-    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _status(code: str, description: str, path: str = "") -> Message:

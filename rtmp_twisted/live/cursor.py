@@ -278,7 +278,7 @@ class Cursor:
         data = b""
         if not self._greeted:
             self._greeted = True
-            data = self._log.format.preamble
+            data = self._log.format.preamble([message.type_id for message in headers.messages])
         change = self._change
         if change is None:
             data += self._log.encode(headers, timestamp)
@@ -318,7 +318,7 @@ class Cursor:
                 messages += self._advance_changed(block)
             size += self.position() - before
         if self._lacking and self._block is log.head:
-            self._lacking &= log.program.video_tracks  # another one begins with a keyframe anyway
+            self._lacking &= log.video_tracks  # another one begins with a keyframe anyway
         if self._block is log.head and self.plain and not writer.blocked and writer.holder is None:
             self._block = None
             self._lag_limit = MAX_LAG

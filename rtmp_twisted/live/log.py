@@ -14,10 +14,10 @@ Used inside live/ only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol, TypeAlias
 
-from rtmp_twisted.live.headers import Headers, Program
+from rtmp_twisted.live.headers import Headers
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.wire.messages import DATA_AMF0, Message
 
@@ -26,6 +26,8 @@ Tracks: TypeAlias = tuple[tuple[int, ...], bool]
 
 ONLY_TRACK_0: Final[Tracks] = (0,), True
 """Of a message that was alone on track 0: the first of those in a group of pictures is its keyframe."""
+
+TRACK_0: Final = frozenset((0,))
 
 BLOCK_OVERHEAD: Final = 448
 """Bytes of memory that a block takes beside its data: its objects and their numbers."""
@@ -43,12 +45,30 @@ HEADER: Final = 0
 """What `Block.types` has for a header, in place of its message type id: every reader gets it."""
 
 
+class Contents(Protocol):
+    """What a log's readers have to know of what is on air: a channel's `Program`, or what a rendition makes of it."""
+
+    @property
+    def headers(self) -> Headers:
+        """The headers in force; the same object until one changes."""
+
+    @property
+    def has_video(self) -> bool: ...
+
+    @property
+    def video_tracks(self) -> set[int]:
+        """Ids of the video tracks that have had a keyframe, in this publish."""
+
+
 class Format(Protocol):
     """How a log's messages are written."""
 
     @property
-    def preamble(self) -> bytes:
-        """What every reader's bytes begin with."""
+    def all_tracks(self) -> bool:
+        """Whether it has a place for every video track, or for track 0 only."""
+
+    def preamble(self, types: Collection[int]) -> bytes:
+        """What a reader's bytes begin with; ``types`` are the message types of the headers that follow."""
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
         """Appends the bytes of one message, without copying ``body``; returns how many they are, 0 for a message that
@@ -92,7 +112,7 @@ class MediaLog:
     def __init__(
         self,
         format: Format,
-        program: Program,
+        program: Contents,
         cache_bytes: int,
         whole: bool,
         added: Callable[[int], None],
@@ -119,6 +139,12 @@ class MediaLog:
         return self.tail.position + self._length
 
     @property
+    def video_tracks(self) -> set[int]:
+        """Ids of the video tracks that have had a keyframe, in this publish, of those that it holds."""
+        tracks = self.program.video_tracks
+        return tracks if self.format.all_tracks else tracks & TRACK_0
+
+    @property
     def pending(self) -> int:
         """Messages that are not sealed."""
         return len(self.tail.ends)
@@ -128,13 +154,26 @@ class MediaLog:
         tail = self.tail
         size = self.format.append(self._parts, type_id, timestamp, body)
         if size:
-            if not tail.ends:
-                tail.timestamp = timestamp
-            self.timestamp = timestamp
-            self._length += size
-            tail.ends.append(self._length)
-            tail.types.append(HEADER if header else type_id)
+            self._appended(type_id, timestamp, size, header)
+        elif tail.tracks is not None:
+            tail.tracks.pop(len(tail.ends), None)
         return len(tail.ends)
+
+    def append_encoded(
+        self, type_id: int, timestamp: int, parts: tuple[bytes | memoryview, ...], header: bool = False
+    ) -> None:
+        """Adds a message that is in the log's format already, in some parts."""
+        self._parts += parts
+        self._appended(type_id, timestamp, sum(map(len, parts)), header)
+
+    def _appended(self, type_id: int, timestamp: int, size: int, header: bool) -> None:
+        tail = self.tail
+        if not tail.ends:
+            tail.timestamp = timestamp
+        self.timestamp = timestamp
+        self._length += size
+        tail.ends.append(self._length)
+        tail.types.append(HEADER if header else type_id)
 
     def append_metadata(self, body: bytes) -> int:
         """Adds an ``onMetaData`` message, whose time is always 0: ffmpeg takes one with another time for the first

@@ -1,14 +1,19 @@
-"""A player: what it wants of a channel, and the cursor that reads for it. Made by the room that serves it (rtmp/)."""
+"""A player: what it wants of a channel, and the cursor that reads for it. Made by the rooms that serve it."""
 
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+import hmac
+from typing import Protocol, TypeAlias
 
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.cursor import Change, Cursor, Writer
+from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.live.log import Format
 from rtmp_twisted.live.traffic import Traffic
+
+Form: TypeAlias = type[Format] | FragmentForm
+"""A rendition that a player reads: of which format, or of which tracks as fragmented MP4."""
 
 
 class Cache(enum.Enum):
@@ -30,9 +35,22 @@ class PlayerOwner(Protocol):
         """The publish has ended, and its players end with it. The player has left its channel."""
 
 
+class PublishWatcher(Protocol):
+    """Whoever has to know of a player where its channel's publishes begin and end: one who serves a single publish.
+    Nobody tells the player itself, as an RTMP player is told by messages in its stream."""
+
+    def publish_began(self, player: Player) -> None:
+        """A publisher has come, whose key is right. The player, which has waited for it, may be started."""
+
+    def publish_ended(self, player: Player) -> None:
+        """The publish has ended, and does not go on. The player, which was started, is still in its channel."""
+
+
 class Player:
-    """``key`` is what the publisher's has to be. ``change``: what this player gets in place of the log's messages;
-    ``form``: the rendition that it reads, None for the channel's own log. A ``push`` needs no key, and is no viewer."""
+    """``key`` is what the publisher's has to be, None where the player was let in by other means. ``change``: what this
+    player gets in place of the log's messages; ``form``: the rendition that it reads, None for the channel's own log.
+    A ``push`` needs no key, and is no viewer.
+    """
 
     __slots__ = (
         "_audience",
@@ -46,6 +64,8 @@ class Player:
         "path",
         "paused",
         "push",
+        "started",
+        "watcher",
         "writer",
     )
 
@@ -53,10 +73,11 @@ class Player:
         self,
         owner: PlayerOwner,
         writer: Writer,
-        key: str,
+        key: str | None,
         cache: Cache = Cache.GOP,
         change: Change | None = None,
-        form: type[Format] | None = None,
+        form: Form | None = None,
+        watcher: PublishWatcher | None = None,
         push: bool = False,
     ) -> None:
         self.owner = owner
@@ -64,8 +85,11 @@ class Player:
         self.key = key
         self.cache = cache
         self.form = form
+        self.watcher = watcher
         self.push = push
         self.paused = False
+        self.started = False
+        """Whether it has been started, since it entered its channel."""
         self.path: tuple[str, ...] = ()
         """The servers of this kind that wait for what it gets (path.py)."""
         self.channel_name = ""
@@ -74,11 +98,16 @@ class Player:
         self._audience: Audience | None = None
         self._cursor: Cursor | None = None
 
+    def admitted_by(self, key: str) -> bool:
+        """Whether it may play a publish with this key. Takes a time that does not tell where two keys differ."""
+        return self.key is None or same_key(self.key, key)
+
     # Called by channel
 
     def enter(self, channel_name: str, audience: Audience) -> None:
         """The player is in a channel from now on, and gets nothing yet."""
         self.channel_name = channel_name
+        self.started = False
         self._audience = audience
         self._cursor = Cursor(audience.log, self.writer, self._change, self.push)
 
@@ -127,6 +156,15 @@ class Player:
         if self._audience is not None and self._cursor is not None:
             self._audience.blocked(self._cursor)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether it has been handed all that its log has, down to the last byte."""
+        cursor = self._cursor
+        audience = self._audience
+        if cursor is None or audience is None:
+            return True
+        return not cursor.rest_size() and cursor.position() >= audience.log.position
+
     # What it counts
 
     def traffic(self) -> Traffic:
@@ -160,3 +198,8 @@ class Player:
     @property
     def skipped_bytes(self) -> int:
         return 0 if self._cursor is None else self._cursor.skipped_bytes
+
+
+def same_key(one: str, other: str) -> bool:
+    """Compares two keys in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())

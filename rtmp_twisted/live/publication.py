@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.headers import KeptHeaders
+from rtmp_twisted.live.headers import KeptHeaders, Program
 from rtmp_twisted.live.log import MediaLog
 from rtmp_twisted.live.timestamps import Timestamps
 from rtmp_twisted.media import tags
@@ -128,6 +128,7 @@ class Publication:
         self._log: MediaLog | None = None  # only while it is on air
         self._audience: Audience | None = None
         self._timestamps: Timestamps | None = None
+        self._program = Program()
         self._headers = KeptHeaders(name)
         self._video_tracks: set[int] = set()
         self._lead = 0  # the track whose keyframes begin groups of pictures
@@ -161,7 +162,8 @@ class Publication:
         self._audience = channel.audience
         self._timestamps = channel.timestamps
         self._video_tracks = channel.program.video_tracks
-        channel.program.kept = self._headers
+        self._program = channel.program
+        self._program.kept = self._headers
 
     def write_held(self) -> None:
         """Writes what came before the publish was accepted."""
@@ -197,7 +199,7 @@ class Publication:
         else:
             kind = tags.classify_video(body)
             if kind == tags.HEADER:
-                log.program.has_video = True
+                self._program.has_video = True
             elif kind != tags.OTHER and not self._begin_frame(log, body, timestamp, kind == tags.KEYFRAME):
                 self.dropped += 1
                 return
@@ -233,8 +235,8 @@ class Publication:
         tracks = self._video_tracks
         leads = keyframe and self._leads(found, timestamp)
         if leads:
-            log.program.has_video = True
-            log.begin_group(log.program.headers)
+            self._program.has_video = True
+            log.begin_group(self._program.headers)
         if keyframe:
             tracks.update(found)
         elif tracks.isdisjoint(found) and not self._without_keyframes(timestamp):

@@ -18,8 +18,8 @@ class ChannelObserver(Protocol):
     def went_off_air(self, channel: str) -> None:
         """A publish has ended, and its players have been told."""
 
-    def player_came(self, channel: str, key: str) -> None:
-        """A player waits for a publish, or watches one."""
+    def player_came(self, channel: str, key: str | None) -> None:
+        """A player waits for a publish, or watches one. ``key`` is None where it was let in by other means."""
 
     def player_left(self, channel: str) -> None:
         """A player has left by itself."""

@@ -7,10 +7,10 @@ pictures on, and is gone with its last one. The readers are an `Audience` like t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
-from rtmp_twisted.live.log import HEADER, Block, Format, MediaLog
+from rtmp_twisted.live.log import HEADER, Block, MediaLog
 from rtmp_twisted.wire import chunks, messages
 from rtmp_twisted.wire.messages import Message
 
@@ -19,19 +19,13 @@ TURN_BYTES = 4 * 1024 * 1024
 
 
 class Rendition:
-    """``source`` is the audience of a log of RTMP chunks that are ``chunk_size`` bytes long."""
+    """``log`` is the empty log that is written; ``source`` is the audience of a log of RTMP chunks that are
+    ``chunk_size`` bytes long."""
 
     def __init__(
-        self,
-        format: Format,
-        source: Audience,
-        chunk_size: int,
-        cache_bytes: int,
-        scheduler: FlushScheduler,
-        merge_messages: int,
-        added: Callable[[int], None],
+        self, log: MediaLog, source: Audience, chunk_size: int, scheduler: FlushScheduler, merge_messages: int
     ) -> None:
-        self.log = MediaLog(format, source.log.program, cache_bytes, False, added, scheduler.turns)
+        self.log = log
         self.audience = Audience(self.log, scheduler, merge_messages)
         self._source = source
         self._turns = scheduler.turns
@@ -42,16 +36,25 @@ class Rendition:
         self._unfinished = False
         source.followers.append(self.follow)
         self.follow()
+        self.audience.flush()
+
+    def held(self) -> int:
+        """Bytes of memory that it takes."""
+        return self.audience.held()
 
     def follow(self) -> None:
         """Takes over what is new in the channel's log; in the next turns as well, if it is much."""
-        if not self._unfinished and self._take(TURN_BYTES):
+        if self._unfinished:
+            return
+        if self._take(TURN_BYTES):
             self._unfinished = True
             self._turns.add(self._next_turn)
+        self.audience.appended(self.log.pending)
 
     def restart(self) -> None:
         """Nothing that was published so far is kept for joiners."""
         self._take(self._source.log.position)
+        self.audience.flush()
         self.log.restart(whole=False)
 
     def close(self) -> None:
@@ -62,6 +65,7 @@ class Rendition:
 
     def _next_turn(self) -> bool:
         self._unfinished = self._take(TURN_BYTES)
+        self.audience.flush()
         return self._unfinished
 
     def _take(self, most: int) -> bool:
@@ -72,7 +76,6 @@ class Rendition:
             self._append(self._block)
             assert self._block.following is not None
             self._block = self._block.following
-        self.audience.flush()
         return self._block.position < head.position
 
     def _append(self, block: Block) -> None:

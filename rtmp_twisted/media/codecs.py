@@ -11,7 +11,7 @@ import contextlib
 from typing import Final, TypeAlias
 
 from rtmp_twisted.media import tags
-from rtmp_twisted.wire.messages import AUDIO, VIDEO
+from rtmp_twisted.wire.messages import AUDIO
 
 Details: TypeAlias = dict[str, str | int | float]
 """Some of: codec, codec_string, width, height, frame_rate (per second), sample_rate (Hz), channels, track."""
@@ -30,10 +30,15 @@ MAX_FRAME_RATE: Final = 1000
 
 _AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _AAC_CHANNELS: Final = (0, 1, 2, 3, 4, 5, 6, 8)
-_AAC_WITH_SBR: Final = (5, 29)
+AAC_WITH_SBR: Final = (5, 29)
 _H264_WITH_CHROMA_FORMAT: Final = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 _HEVC_SPS: Final = 33
 _AV1_SEQUENCE_HEADER: Final = 1
+_AV1_TEMPORAL_DELIMITER: Final = b"\x12"
+_VP9_SYNC_CODE: Final = 0x498342
+_VP9_RGB: Final = 7
+_STREAMINFO_HEADER: Final = b"\x80\x00\x00\x22"  # the last block
+_STREAMINFO_SIZE: Final = 34
 
 
 def describe_header(type_id: int, body: bytes) -> Details:
@@ -53,14 +58,31 @@ def describe_header(type_id: int, body: bytes) -> Details:
         start = 2 if type_id == AUDIO else 5
         details["track"] = 0
         record = body[start : start + MAX_RECORD]
-    describe = _DESCRIBERS.get((type_id, codec))
+    return details | describe_record(codec, record)
+
+
+def describe_record(codec: str, record: bytes) -> Details:
+    """Returns what a codec's configuration says. ``codec`` is its name, as `tags.codec_name` returns it."""
+    details: Details = {}
+    describe = _DESCRIBERS.get(codec)
     if describe is not None:
         with contextlib.suppress(IndexError):  # The record is cut: what was found so far is returned.
-            describe(record, details)
+            describe(record[:MAX_RECORD], details)
     return details
 
 
-class _Bits:
+def describe_keyframe(codec: str, frame: bytes) -> Details:
+    """Returns the width and height that a keyframe of VP9 or AV1 itself states."""
+    details: Details = {}
+    with contextlib.suppress(IndexError):
+        if codec == "VP9":
+            _vp9_frame(Bits(frame[:16]), details)
+        elif codec == "AV1":
+            _av1_units(frame[:MAX_PARAMETER_SET], details)
+    return details
+
+
+class Bits:
     """Reads numbers of any count of bits. Raises IndexError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
@@ -109,7 +131,7 @@ def _h264(record: bytes, details: Details) -> None:
 
 def _h264_sps(sps: bytes, details: Details) -> None:
     """H.264, section 7.3.2.1.1, behind the header byte of the NAL unit."""
-    bits = _Bits(sps)
+    bits = Bits(sps)
     profile = bits.read(8)
     bits.read(16)
     bits.golomb()
@@ -145,7 +167,7 @@ def _h264_sps(sps: bytes, details: Details) -> None:
         _h264_frame_rate(bits, details)
 
 
-def _skip_scaling_lists(bits: _Bits, count: int) -> None:
+def _skip_scaling_lists(bits: Bits, count: int) -> None:
     for index in range(count):
         if not bits.read(1):
             continue
@@ -156,7 +178,7 @@ def _skip_scaling_lists(bits: _Bits, count: int) -> None:
             last = following or last
 
 
-def _skip_picture_order_count(bits: _Bits) -> None:
+def _skip_picture_order_count(bits: Bits) -> None:
     match bits.golomb():
         case 0:
             bits.golomb()
@@ -168,7 +190,7 @@ def _skip_picture_order_count(bits: _Bits) -> None:
                 bits.golomb()
 
 
-def _h264_frame_rate(bits: _Bits, details: Details) -> None:
+def _h264_frame_rate(bits: Bits, details: Details) -> None:
     """H.264, section E.1.1, up to the timing information."""
     if bits.read(1) and bits.read(8) == 255:  # Extended_SAR
         bits.read(32)
@@ -213,7 +235,7 @@ def _hevc(record: bytes, details: Details) -> None:
 
 def _hevc_sps(sps: bytes, details: Details) -> None:
     """H.265, section 7.3.2.2.1, behind the two header bytes of the NAL unit."""
-    bits = _Bits(sps)
+    bits = Bits(sps)
     bits.read(4)
     sub_layers = bits.read(3)
     bits.read(1 + 96)
@@ -239,18 +261,23 @@ def _av1(record: bytes, details: Details) -> None:
     depth = 12 if flags & 0x20 else 10 if flags & 0x40 else 8
     tier = "H" if flags & 0x80 else "M"
     details["codec_string"] = f"av01.{record[1] >> 5}.{level:02d}{tier}.{depth:02d}"
-    offset = 4
-    header = record[offset]
+    _av1_units(record[4:], details)
+
+
+def _av1_units(data: bytes, details: Details) -> None:
+    """AV1, section 5.3: the sequence header, which only a temporal delimiter (which is empty) may be before."""
+    offset = 2 if data[:1] == _AV1_TEMPORAL_DELIMITER else 0
+    header = data[offset]
     offset += 2 if header & 4 else 1
     if header & 2:  # obu_has_size_field: leb128, whose last byte has no upper bit.
-        while record[offset] & 0x80:
+        while data[offset] & 0x80:
             offset += 1
         offset += 1
     if header >> 3 & 0x0F == _AV1_SEQUENCE_HEADER:
-        _av1_sequence_header(_Bits(record[offset : offset + 256]), details)
+        _av1_sequence_header(Bits(data[offset : offset + 256]), details)
 
 
-def _av1_sequence_header(bits: _Bits, details: Details) -> None:
+def _av1_sequence_header(bits: Bits, details: Details) -> None:
     """AV1, section 5.5.1, up to the size of the frame."""
     bits.read(4)
     if bits.read(1):  # reduced_still_picture_header
@@ -270,7 +297,7 @@ def _av1_sequence_header(bits: _Bits, details: Details) -> None:
     _set_size(details, bits.read(width_bits) + 1, bits.read(height_bits) + 1)
 
 
-def _skip_av1_timing(bits: _Bits) -> int:
+def _skip_av1_timing(bits: Bits) -> int:
     """Returns the length in bits of the delays in the decoder model, or 0 where there is no decoder model."""
     if not bits.read(1):
         return 0
@@ -291,27 +318,47 @@ def _vp9(record: bytes, details: Details) -> None:
         details["codec_string"] = f"vp09.{record[start]:02d}.{record[start + 1]:02d}.{record[start + 2] >> 4:02d}"
 
 
+def _vp9_frame(bits: Bits, details: Details) -> None:
+    """VP9 bitstream, section 6.2, up to the size of a key frame."""
+    marker, low, high = bits.read(2), bits.read(1), bits.read(1)
+    profile = high << 1 | low
+    if marker != 2 or (profile == 3 and bits.read(1)):
+        return
+    if bits.read(2):  # show_existing_frame, or no key frame
+        return
+    bits.read(2)
+    if bits.read(24) != _VP9_SYNC_CODE:
+        return
+    if profile >= 2:
+        bits.read(1)
+    if bits.read(3) != _VP9_RGB:
+        bits.read(4 if profile & 1 else 1)
+    elif profile & 1:
+        bits.read(1)
+    _set_size(details, bits.read(16) + 1, bits.read(16) + 1)
+
+
 def _aac(record: bytes, details: Details) -> None:
     """AudioSpecificConfig: ISO/IEC 14496-3, section 1.6.2.1."""
-    bits = _Bits(record[:16])
-    object_type = _aac_object_type(bits)
+    bits = Bits(record[:16])
+    object_type = aac_object_type(bits)
     details["codec_string"] = f"mp4a.40.{object_type}"
-    rate = _aac_rate(bits)
+    rate = aac_rate(bits)
     channels = bits.read(4)
     if channels and channels < len(_AAC_CHANNELS):
         details["channels"] = _AAC_CHANNELS[channels]
-    if object_type in _AAC_WITH_SBR:
-        rate = _aac_rate(bits)
+    if object_type in AAC_WITH_SBR:
+        rate = aac_rate(bits)
     if rate:
         details["sample_rate"] = rate
 
 
-def _aac_object_type(bits: _Bits) -> int:
+def aac_object_type(bits: Bits) -> int:
     object_type = bits.read(5)
     return 32 + bits.read(6) if object_type == 31 else object_type
 
 
-def _aac_rate(bits: _Bits) -> int:
+def aac_rate(bits: Bits) -> int:
     index = bits.read(4)
     if index == 15:
         return bits.read(24)
@@ -326,21 +373,30 @@ def _opus(record: bytes, details: Details) -> None:
         details["sample_rate"] = 48000
 
 
-def _flac(record: bytes, details: Details) -> None:
-    """STREAMINFO, behind the signature and the header of the block: RFC 9639, section 8.2."""
+def flac_blocks(record: bytes) -> bytes:
+    """Returns the metadata blocks of a FLAC configuration, STREAMINFO first (RFC 9639, section 8.1), or nothing where
+    there is none. ffmpeg leaves out the signature and the header of the block."""
     if record[:4] == b"fLaC":
-        bits = _Bits(record[18:26])
+        return record[4:] if len(record) >= 4 + len(_STREAMINFO_HEADER) + _STREAMINFO_SIZE else b""
+    return _STREAMINFO_HEADER + record if len(record) == _STREAMINFO_SIZE else b""
+
+
+def _flac(record: bytes, details: Details) -> None:
+    """STREAMINFO: RFC 9639, section 8.2."""
+    blocks = flac_blocks(record)
+    if blocks:
+        bits = Bits(blocks[14:22])
         details["codec_string"] = "flac"
         details["sample_rate"] = bits.read(20)
         details["channels"] = bits.read(3) + 1
 
 
 _DESCRIBERS: Final = {
-    (VIDEO, "H.264"): _h264,
-    (VIDEO, "HEVC"): _hevc,
-    (VIDEO, "AV1"): _av1,
-    (VIDEO, "VP9"): _vp9,
-    (AUDIO, "AAC"): _aac,
-    (AUDIO, "Opus"): _opus,
-    (AUDIO, "FLAC"): _flac,
+    "H.264": _h264,
+    "HEVC": _hevc,
+    "AV1": _av1,
+    "VP9": _vp9,
+    "AAC": _aac,
+    "Opus": _opus,
+    "FLAC": _flac,
 }

@@ -7,8 +7,10 @@ followed by what `append_tag` appends for each message. What Enhanced RTMP adds 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Final
 
+from rtmp_twisted.media.tags import track_0
 from rtmp_twisted.wire.messages import AUDIO, DATA_AMF0, VIDEO
 
 TAG_TYPES: Final = frozenset((AUDIO, VIDEO, DATA_AMF0))
@@ -64,10 +66,23 @@ def append_tag(parts: list[bytes | memoryview], type_id: int, timestamp: int, bo
 
 
 class FLVFormat:
-    """The form of a log that is an FLV stream. Messages that have no FLV form are left out."""
+    """The form of a log that is an FLV stream, for players that know no tracks: it has track 0 only. Messages of other
+    tracks, and those that have no FLV form, are left out."""
 
-    preamble: Final = header()
+    all_tracks: Final = False
+
+    def preamble(self, types: Collection[int]) -> bytes:
+        """The file header. Some players wait for what it says, so that is what there are codec headers of, if any."""
+        known = AUDIO in types or VIDEO in types
+        return header(audio=AUDIO in types or not known, video=VIDEO in types or not known)
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
-        """Appends one tag. Returns its length in bytes, or 0 for a message that has no FLV form."""
-        return append_tag(parts, type_id, timestamp, body) if type_id in TAG_TYPES else 0
+        """Appends one tag. Returns its length in bytes, or 0 for a message that is left out."""
+        if type_id not in TAG_TYPES:
+            return 0
+        if type_id != DATA_AMF0 and body and (body[0] & 0x80):
+            found = track_0(type_id, body)
+            if found is None:
+                return 0
+            body = found
+        return append_tag(parts, type_id, timestamp, body)

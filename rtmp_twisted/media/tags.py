@@ -109,10 +109,10 @@ _SOUND_FORMATS: Final = {
     11: "Speex",
     14: "MP3",
 }
-_LEGACY_FOURCCS: Final = {7: b"avc1", 12: b"hvc1", 13: b"av01", 14: b"vvc1"}
+LEGACY_FOURCCS: Final = {7: b"avc1", 12: b"hvc1", 13: b"av01", 14: b"vvc1"}
 """The FourCC that Enhanced RTMP gives to the codec of a codec id."""
 
-_FOURCCS: Final = {
+CODEC_NAMES: Final = {
     b"avc1": "H.264",
     b"hvc1": "HEVC",
     b"vvc1": "VVC",
@@ -126,6 +126,7 @@ _FOURCCS: Final = {
     b"ec-3": "E-AC-3",
     b".mp3": "MP3",
 }
+"""The names that `codec_name` returns, by FourCC."""
 
 
 def classify_video(body: bytes) -> int:
@@ -230,7 +231,7 @@ def _sequence(type_id: int, body: bytes) -> tuple[bool, list[tuple[int, bytes]]]
     if not begins and not _ends_avc_sequence(body):
         return False, []
     codec_id = body[0] & 0x0F
-    return begins, [(0, _LEGACY_FOURCCS.get(codec_id, bytes((codec_id,))))]
+    return begins, [(0, LEGACY_FOURCCS.get(codec_id, bytes((codec_id,))))]
 
 
 def _ends_avc_sequence(body: bytes) -> bool:
@@ -256,6 +257,21 @@ def tracks(type_id: int, body: bytes) -> tuple[int, ...]:
     return _distinct(packet) if packet else ()
 
 
+def track_0(type_id: int, body: bytes) -> bytes | None:
+    """Returns an audio or video message as one that knows no other track than 0: the message itself, what it has of
+    track 0 (without ModEx prefixes), or None for one of other tracks."""
+    if not body or not _is_enhanced(type_id, body) or body[0] & 0x0F < AUDIO_MULTITRACK:
+        return body
+    packet = parse(type_id, body)
+    if packet is None or (len(packet.tracks) == 1 and not _is_multitrack(type_id, body)):
+        return body  # nobody knows better than the player
+    for track in packet.tracks:
+        if track.track_id == 0:
+            first = bytes((body[0] & 0xF0 | packet.packet_type,))
+            return first + track.fourcc + body[track.start : track.stop]
+    return None
+
+
 def codec_name(type_id: int, body: bytes) -> str:
     """Returns the name of the codec of a media message (of its first track), for people, or "unknown"."""
     if not body:
@@ -265,7 +281,7 @@ def codec_name(type_id: int, body: bytes) -> str:
             return _VIDEO_CODECS.get(body[0] & 0x0F, "unknown")
         return _SOUND_FORMATS.get(body[0] >> 4, "unknown")
     packet = parse(type_id, body)
-    return _FOURCCS.get(packet.tracks[0].fourcc, "unknown") if packet else "unknown"
+    return CODEC_NAMES.get(packet.tracks[0].fourcc, "unknown") if packet else "unknown"
 
 
 class Track(NamedTuple):
@@ -393,6 +409,14 @@ def _header_kinds(type_id: int) -> dict[int, str]:
 
 def _is_enhanced(type_id: int, body: bytes) -> bool:
     return bool(body[0] & 0x80) if type_id == VIDEO else body[0] >> 4 == EX_HEADER
+
+
+def _is_multitrack(type_id: int, body: bytes) -> bool:
+    """Whether an Enhanced RTMP message that can be parsed says which tracks it has."""
+    packet_type = body[0] & 0x0F
+    if packet_type == MODEX:
+        packet_type, _ = _skip_modex(body)
+    return packet_type == (VIDEO_MULTITRACK if type_id == VIDEO else AUDIO_MULTITRACK)
 
 
 def _distinct(packet: Packet) -> tuple[int, ...]:

@@ -15,8 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from rtmp_twisted.live.channel import same_key
-from rtmp_twisted.live.player import Player
+from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.live.relays import RelayStatus
 from rtmp_twisted.relay.link import RelayOptions
@@ -78,20 +77,20 @@ class Pulls:
         self._look_for_players(channel)
         self.player_left(channel)
 
-    def player_came(self, channel: str, key: str) -> None:
+    def player_came(self, channel: str, key: str | None) -> None:
         rule = self._rule(channel, key)
         found = None if rule is None else self._options.broker.channel(channel)
         if rule is None or found is None or not self._running:
             return
         on_air = found[1] is not None and found[0].on_air
         pulls = self._of.get(channel, [])
-        if on_air or any(pull.key is None or same_key(pull.key, key) for pull in pulls):
+        if on_air or any(key is None or pull.key is None or same_key(pull.key, key) for pull in pulls):
             return
         if len(pulls) >= MAX_KEYS or self._begun >= MAX_PULLS:
             _log.debug("channel {channel!r} is not pulled: there are {count} pulls", channel=channel, count=self._begun)
             return
         try:
-            self._make(rule, channel, key).start()
+            self._make(rule, channel, key or "").start()
         except Mistake as mistake:
             _log.warn("channel {channel!r} is not pulled: {mistake}", channel=channel, mistake=mistake)
 
@@ -111,7 +110,7 @@ class Pulls:
         players = self._players(channel)
         for pull in list(pulls):
             key = pull.key
-            if not pull.always and not any(key is None or same_key(player.key, key) for player in players):
+            if not pull.always and not any(key is None or player.admitted_by(key) for player in players):
                 self._end(pull)
 
     def _end(self, pull: Pull) -> None:
@@ -143,10 +142,12 @@ class Pulls:
         self._begun += not rule.always
         return pull
 
-    def _rule(self, channel: str, key: str) -> Rule | None:
-        """The rule for a player."""
+    def _rule(self, channel: str, key: str | None) -> Rule | None:
+        """The rule for a player; ``key`` is None where it was let in by other means, and has none to pass on."""
         for rule in self._rules:
-            if not rule.always and rule.matches(channel) and (rule.key is None or same_key(rule.key, key)):
+            if rule.always or not rule.matches(channel):
+                continue
+            if not rule.passes_key if key is None else rule.key is None or same_key(rule.key, key):
                 return rule
         return None
 

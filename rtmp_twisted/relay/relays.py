@@ -137,7 +137,7 @@ class RelayService(Service):
         self._pushes.went_off_air(channel)
         self._pulls.went_off_air(channel)
 
-    def player_came(self, channel: str, key: str) -> None:
+    def player_came(self, channel: str, key: str | None) -> None:
         self._pulls.player_came(channel, key)
 
     def player_left(self, channel: str) -> None:

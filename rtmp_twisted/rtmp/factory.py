@@ -13,15 +13,14 @@ from typing import Final
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred, succeed
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from rtmp_twisted.ports import Ports
 from rtmp_twisted.rtmp.connection import Connection, ConnectionOptions
-from rtmp_twisted.rtmp.formatting import address
 from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.rtmp.message_stream import SessionOptions
 from rtmp_twisted.rtmp.poller import PublisherPoller
@@ -195,8 +194,6 @@ class RTMPService(Service):
     ``grace`` seconds more it drops those that are left.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         factory: RTMPFactory,
@@ -205,24 +202,14 @@ class RTMPService(Service):
         fail: Callable[[str], None],
     ) -> None:
         self.factory = factory
-        self._endpoints = endpoints
+        self._ports = Ports(endpoints, fail)
         self._grace = grace
-        self._fail = fail
-        self._ports: list[IListeningPort] = []
-        self._stopped = False
         self._checks = LoopingCall(factory.check)
         self._checks.clock = factory.options.clock
 
     def privilegedStartService(self) -> None:
-        """Listens, before twistd gives up its privileges. Ends the process with one line where that fails, whether at
-        once or later, as an endpoint may that has to look something up first."""
-        for name, endpoint, factory in self._endpoints:
-            problems: list[Failure] = []
-            listening = endpoint.listen(factory).addCallback(self._listens, name)
-            listening.addErrback(problems.append)
-            if problems:
-                raise SystemExit(problems[0].getErrorMessage())
-            listening.addCallback(self._check, problems)
+        """Listens, before twistd gives up its privileges."""
+        self._ports.listen()
 
     def startService(self) -> None:
         super().startService()
@@ -230,12 +217,11 @@ class RTMPService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        self._stopped = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         clock = self.factory.options.clock
-        closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        closed = self._ports.close()
         with suppress(TimeoutError):
             await self.factory.request_reconnects().addTimeout(self._grace, clock)
         if self._checks.running:
@@ -245,19 +231,7 @@ class RTMPService(Service):
         await gone
         patience.addErrback(lambda failure: None)
         patience.cancel()
-        await DeferredList(closed, consumeErrors=True)
-
-    def _listens(self, port: IListeningPort, name: str) -> None:
-        if self._stopped:  # while the endpoint took its time
-            port.stopListening()
-            return
-        self._ports.append(port)
-        self._log.info("{name} on {address}", name=name, address=address(port.getHost()))
-
-    def _check(self, _: object, problems: list[Failure]) -> None:
-        """Ends the server if an endpoint has failed later than at once."""
-        if problems and not self._stopped:
-            self._fail(problems[0].getErrorMessage())
+        await closed
 
     def _drop(self) -> None:
         for connection in list(self.factory.connections):

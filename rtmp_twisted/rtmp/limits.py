@@ -1,7 +1,8 @@
 """Connection limits: how many connections there are, in total and from each address, and how many are allowed.
 
-One `ConnectionLimits` serves all ports. The listener asks it before anything is spent on a connection. Each protocol
-enters when its connection is made and leaves when the connection is lost, whatever happened in between.
+One `ConnectionLimits` serves all RTMP and RTMPS ports, and another one those of the web server. The listener asks it
+before anything is spent on a connection. Each protocol enters when its connection is made and leaves when the
+connection is lost, whatever happened in between.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import resource
 from collections import Counter
 
+from attrs import define
 from twisted.logger import Logger
 
 from rtmp_twisted.settings_types import EVERYONE, Networks
@@ -19,22 +21,44 @@ SPARE_FILES = 128
 _log = Logger()
 
 
+@define(eq=False)
+class _Total:
+    """All connections of the process."""
+
+    most: int
+    inside: int = 0
+    told_full: bool = False
+
+
 class ConnectionLimits:
-    """``total``: most connections at a time; ``per_address``: most from one address, unless it is ``exempt``.
+    """``total``: most connections at a time, together with those that ``beside`` counts, whose total it then is;
+    ``per_address``: most from one address, unless it is ``exempt``; ``setting`` is the name of that limit.
 
     An address is textual (`textual_ip`). An empty one, as a UNIX socket's peer has, is limited by ``total`` only.
     """
 
-    def __init__(self, total: int = 1_000_000, per_address: int = 4, exempt: Networks = EVERYONE) -> None:
-        self.total = total
+    def __init__(
+        self,
+        total: int = 1_000_000,
+        per_address: int = 4,
+        exempt: Networks = EVERYONE,
+        setting: str = "MAX_IP_CONCURRENT_CONNECTIONS",
+        beside: ConnectionLimits | None = None,
+    ) -> None:
         self.per_address = per_address
         self.inside = 0
         self.refused: Counter[str] = Counter()
         """Connections turned away so far, by reason: a few fixed words."""
+        self._all: _Total = _Total(total) if beside is None else beside._all
         self._exempt = exempt
+        self._setting = setting
         self._inside_from: Counter[str] = Counter()
-        self._told_full = False
         self._told: set[str] = set()  # of those in _inside_from only
+
+    @property
+    def total(self) -> int:
+        """Most connections at a time, of all kinds."""
+        return self._all.most
 
     @property
     def remembered(self) -> int:
@@ -43,11 +67,12 @@ class ConnectionLimits:
 
     def refuses(self, address: str) -> bool:
         """Whether one more connection from ``address`` must be turned away, which is counted, and logged once."""
-        if self.inside >= self.total:
+        everyone = self._all
+        if everyone.inside >= everyone.most:
             self.refused["total_limit"] += 1
-            if not self._told_full:
-                self._told_full = True
-                _log.warn("full: {total} connections (MAX_CONNECTIONS); others are turned away", total=self.total)
+            if not everyone.told_full:
+                everyone.told_full = True
+                _log.warn("full: {total} connections (MAX_CONNECTIONS); others are turned away", total=everyone.most)
             return True
         if self._inside_from[address] < self.per_address or not address or address in self._exempt:
             return False
@@ -55,23 +80,27 @@ class ConnectionLimits:
         if address not in self._told:
             self._told.add(address)
             _log.warn(
-                "{address} has {number} connections (MAX_IP_CONCURRENT_CONNECTIONS); others from there are turned away,"
+                "{address} has {number} connections ({setting}); others from there are turned away,"
                 " unless CONCURRENT_LIMIT_WHITELIST has the address",
                 address=address,
                 number=self.per_address,
+                setting=self._setting,
             )
         return True
 
     def enter(self, address: str) -> None:
         """A connection from ``address`` has been made."""
         self.inside += 1
+        self._all.inside += 1
         self._inside_from[address] += 1
 
     def leave(self, address: str) -> None:
         """It has been lost."""
         self.inside -= 1
-        if self.inside < self.total * 0.9:
-            self._told_full = False
+        everyone = self._all
+        everyone.inside -= 1
+        if everyone.inside < everyone.most * 0.9:
+            everyone.told_full = False
         self._inside_from[address] -= 1
         if not self._inside_from[address]:
             del self._inside_from[address]

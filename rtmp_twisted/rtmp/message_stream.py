@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import Factory, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from rtmp_twisted.live.authority import Refused
+from rtmp_twisted.live.authority import MAX_TOKEN, Refused, TokenExpired
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.path import PATH
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
+from rtmp_twisted.rtmp import names
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.formatting import amount, duration
 from rtmp_twisted.rtmp.guessing import GuessingLimits
@@ -37,7 +38,7 @@ _ANY_NAMES: Final = NameRules()
 @frozen
 class SessionOptions:
     """What all sessions have in common. ``chunk_size`` in bytes; ``players``: who may play; ``max_publish_rate``: of a
-    publisher, in bytes a second, 0 for no limit."""
+    publisher, in bytes a second, 0 for no limit; ``tokens``: an `IPlayTokens`, or None where keys alone count."""
 
     broker: Broker
     clock: IReactorTime
@@ -45,6 +46,7 @@ class SessionOptions:
     chunk_size: int = 4096
     players: Networks = EVERYONE
     max_publish_rate: float = 0.0
+    tokens: Any = None
     guessing: GuessingLimits = field(
         default=Factory(lambda options: GuessingLimits(options.clock), takes_self=True), kw_only=True
     )
@@ -74,6 +76,7 @@ class MessageStream:
         "_logged_skips",
         "_media_since",
         "_play_seconds",
+        "_until",
         "_waiting",
         "channel",
         "player",
@@ -94,6 +97,7 @@ class MessageStream:
         self._play_seconds: float | None = None  # how long the player wants its media
         self._media_since: float | None = None  # when the player was first seen to get media
         self._logged_skips = 0
+        self._until: float | None = None  # when the player's token expires
 
     @property
     def busy(self) -> bool:
@@ -184,27 +188,51 @@ class MessageStream:
         if connection.peer not in self.session.options.players:
             self.refuse("play", "BadName", "this address may not play")
             return
+        seconds = _play_seconds(milliseconds)
+        tokens = self.session.options.tokens
+        query = {} if tokens is None else names.fields(self.session.app, name if isinstance(name, str) else "")
+        if "token" in query:
+            channel, token = self.session.app.channel, query["token"]
+            by_token = StreamAddress(channel, token, query)
+            self.channel = channel
+            self._attempt("play", token, lambda: self._play_with_token(by_token, seconds))
+            return
         address = self._address("play", name)
         if address is not None:
-            seconds = _play_seconds(milliseconds)
             self._attempt("play", address.key, lambda: self._start_playing(address, seconds))
 
-    def _start_playing(self, address: StreamAddress, seconds: float | None) -> None:
+    def _play_with_token(self, address: StreamAddress, seconds: float | None) -> None:
+        """Plays with what stands in place of the key."""
+        options, token = self.session.options, address.key
+        try:
+            if len(token) > MAX_TOKEN:
+                raise Refused("the token is too long")
+            left = options.tokens.seconds_left(token, address.channel)
+        except Refused as refusal:
+            if not isinstance(refusal, TokenExpired):
+                self._fail("play", token)
+            self.refuse("play", "BadName", str(refusal))
+            return
+        self._start_playing(address, seconds, options.clock.seconds() + left)
+
+    def _start_playing(self, address: StreamAddress, seconds: float | None, until: float | None = None) -> None:
+        """``until``: when a token that has been read expires; None for a key."""
         session, stream_id, key = self.session, self.stream_id, address.key
         broker = session.options.broker
         cache = address.query.get("cache", "gop")
         player = Player(
             self,
             session.connection.writer,
-            key,
+            key if until is None else None,
             Cache(cache) if cache in _CACHES else Cache.GOP,
             None if stream_id == LOG_STREAM_ID else lambda data, start, end: restream(data, start, end, stream_id),
         )
         try:
-            if session.played_key not in (None, key):
-                # Else one connection could wait with many keys for a publisher, and try them all when it comes.
-                raise Refused("this connection has played with another key")
-            session.played_key = key
+            if until is None:
+                if session.played_key not in (None, key):
+                    # Else one connection could wait with many keys for a publisher, and try them all when it comes.
+                    raise Refused("this connection has played with another key")
+                session.played_key = key
             player.path = session.path
             on_air = broker.play(address.channel, player)
         except Refused as refusal:
@@ -214,6 +242,7 @@ class MessageStream:
         self.player = player
         self._began = session.options.clock.seconds()
         self._play_seconds = seconds
+        self._until = until
         self._media_since = None
         session.changed()
         self._accept_play(on_air)
@@ -244,7 +273,7 @@ class MessageStream:
             return
         self.player = None
         self.session.changed()
-        self._fail("play", player.key)
+        self._fail("play", player.key or "")
         self.refuse("play", "BadName", reason)
 
     def play_ended(self, player: Player, reason: str) -> None:
@@ -287,6 +316,9 @@ class MessageStream:
         first time."""
         player = self.player
         if player is None:
+            return
+        if self._until is not None and self.session.options.clock.seconds() >= self._until:
+            self.play_ended(player, "the token has expired")
             return
         if self._play_seconds is not None:
             self._check_time(player, self._play_seconds)

@@ -83,8 +83,8 @@ class NameRules:
             del segments[1]
         if len(segments) > 2:
             raise BadName("the address has more than a channel and a key")
-        channel = self._check(segments[0] if segments else "")
-        return App(channel, self._check(segments[1]) if len(segments) > 1 else None, query)
+        channel = self.check(segments[0] if segments else "")
+        return App(channel, self.check(segments[1]) if len(segments) > 1 else None, query)
 
     def stream(self, app: App, text: str) -> StreamAddress:
         """Reads the stream's name of a ``publish`` or ``play`` behind ``app``. Raises BadName where it or the channel
@@ -106,10 +106,10 @@ class NameRules:
             fields = _fields(app.query) | fields
         if len(segments) > 1:
             raise BadName("the address has more than a channel and a key")
-        return StreamAddress(self._check(channel), self._check(segments[0] if segments else ""), fields)
+        return StreamAddress(self.check(channel), self.check(segments[0] if segments else ""), fields)
 
-    def _check(self, name: str) -> str:
-        """Returns the name. Raises BadName where it is not allowed."""
+    def check(self, name: str) -> str:
+        """Returns a channel's name or a key as it is. Raises BadName where it is not allowed."""
         if not name and not self.allow_empty:
             raise BadName("it is empty")
         if len(name) > self.max_length:
@@ -125,10 +125,15 @@ class NameRules:
         """The same for a channel that may have a key behind its last slash."""
         channel, slash, key = name.rpartition("/")
         if slash and not self.allow_empty and len(name) > self.max_length:
-            self._check(channel.rstrip("/"))
-            self._check(key)
+            self.check(channel.rstrip("/"))
+            self.check(key)
             return name
-        return self._check(name)
+        return self.check(name)
+
+
+def fields(app: App, text: str) -> dict[str, str]:
+    """The fields of the queries of a play request's stream name and of its ``app``; the stream name's count first."""
+    return _fields(app.query) | _fields(text.partition("?")[2])
 
 
 def _segments(path: str) -> list[str]:

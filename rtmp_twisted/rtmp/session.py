@@ -123,7 +123,7 @@ class ServerSession:
 
     def check(self, received: int, seconds: float) -> None:
         self._commands = 0
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):  # a token that has expired ends the connection
             stream.check()
         limit = self.options.max_publish_rate
         if limit and self.publication is not None:

@@ -72,6 +72,9 @@ class Writer:
         else:
             self._write(data)
 
+    def wait(self) -> None:
+        """Others may have written to the transport: takes nothing before that has left."""
+
     def hold(self, holder: object) -> None:
         """``holder`` has written a part of a message."""
         self.holder = holder
@@ -145,6 +148,10 @@ class SocketWriter(Writer):
     @property
     def send(self) -> Callable[[bytes], int]:
         return self._send
+
+    def wait(self) -> None:
+        self._block()
+        self._transport.startWriting()
 
     def resumeProducing(self) -> None:
         assert not self._transport.dataBuffer

@@ -24,7 +24,7 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.relays import Relays, RelayStatus
 from rtmp_twisted.rtmp.factory import RTMPFactory
 from rtmp_twisted.web.rates import Sampler
-from rtmp_twisted.web.status import ASKING, ON_AIR, WAITING, ServerStatus, all_channels
+from rtmp_twisted.web.status import ASKING, ON_AIR, WAITING, ServerStatus, WebStatus, all_channels
 
 MAX_CHANNELS: Final = 100
 """Channels with metrics of their own: the oldest. ``rtmp_channels_not_shown`` counts the others; the totals include
@@ -83,7 +83,8 @@ class TimedAuthority:
 
 
 class Metrics(Collector):
-    """Collects all metrics. ``peers`` are the parties that the server keeps connections to, by name."""
+    """Collects all metrics. ``peers`` are the parties that the server keeps connections to, by name; ``web``: the
+    public web server, if it is on."""
 
     def __init__(
         self,
@@ -92,9 +93,11 @@ class Metrics(Collector):
         factory: RTMPFactory,
         authority: TimedAuthority,
         peers: Mapping[str, Peer],
+        web: WebStatus | None = None,
         relays: Relays | None = None,
     ) -> None:
         self._broker = broker
+        self._web = web
         self._server = ServerStatus(broker, factory)
         self._peers = peers
         self._relays = relays
@@ -124,6 +127,8 @@ class Metrics(Collector):
         yield from self._connections()
         yield from self._traffic()
         yield from self._channels()
+        if self._web is not None:
+            yield from self._web_server(self._web)
         up = GaugeMetricFamily("rtmp_link_up", "Whether there is a connection to the other party", labels=["link"])
         for name, peer in self._peers.items():
             up.add_metric([name], peer.connected)
@@ -148,6 +153,25 @@ class Metrics(Collector):
         yield keys
         guesses = "Publishes and plays refused because of too many wrong keys before from that address on that channel"
         yield CounterMetricFamily("rtmp_guessing_refused", guesses, self._server.refused_guesses)
+
+    def _web_server(self, web: WebStatus) -> Iterator[Metric]:
+        yield GaugeMetricFamily("rtmp_web_connections", "Connections to the web server now", web.connections)
+        text = "Connections to the web server accepted"
+        yield CounterMetricFamily("rtmp_web_connections", text, web.accepted)
+        text = "Connections to the web server refused"
+        refused = CounterMetricFamily("rtmp_web_connections_refused", text, labels=["reason"])
+        for reason, count in web.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
+        answers = CounterMetricFamily("rtmp_web_answers", "Answers of the web server", labels=["status"])
+        for status, count in web.answers.items():
+            answers.add_metric([str(status)], count)
+        yield answers
+        text = "Viewers of endless streams; they are players as well"
+        viewers = GaugeMetricFamily("rtmp_web_viewers", text, labels=["format", "over"])
+        for labels, count in web.watching().items():
+            viewers.add_metric(list(labels), count)
+        yield viewers
 
     def _traffic(self) -> Iterator[Metric]:
         traffic = self._server.traffic()

@@ -14,17 +14,16 @@ from typing import Final
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.relays import Relays, RelayStatus
-from rtmp_twisted.rtmp.formatting import address
+from rtmp_twisted.ports import Ports
 from rtmp_twisted.web.rates import Sampler
 from rtmp_twisted.web.serializers import serialize_channel, serialize_relay
 from rtmp_twisted.web.site import LimitedSite
@@ -41,7 +40,7 @@ _log = Logger()
 
 
 class OperatorHTTP(Service):
-    """Listens on ``endpoint``, before twistd gives up its privileges. Ends the process with one line if that fails.
+    """Listens on ``endpoint``, before twistd gives up its privileges. ``fail`` ends the process with one line.
 
     ``metrics`` returns the text of /metrics. If ``token`` is empty, requests need none, but are answered only if they
     name this machine by an address or as localhost, and do not come from a page in a browser.
@@ -55,19 +54,18 @@ class OperatorHTTP(Service):
         sampler: Sampler,
         metrics: Callable[[], bytes],
         token: str,
+        fail: Callable[[str], None],
         relays: Relays | None = None,
     ) -> None:
-        self._endpoint = endpoint
         self._sampler = sampler
-        self._site = LimitedSite(_OperatorResource(clock, broker, sampler, metrics, token, relays), clock)
-        self._port: IListeningPort | None = None
+        self._site = LimitedSite(
+            _OperatorResource(clock, broker, sampler, metrics, token, relays), clock, broker.scheduler.turns
+        )
+        self._ports = Ports([("HTTP", endpoint, self._site)], fail)
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
-        problems: list[Failure] = []
-        self._endpoint.listen(self._site).addCallback(self._listening).addErrback(problems.append)
-        if problems:
-            raise SystemExit(problems[0].getErrorMessage())
+        self._ports.listen()
 
     def startService(self) -> None:
         super().startService()
@@ -76,13 +74,8 @@ class OperatorHTTP(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self._sampler.stop()
-        closed = succeed(None) if self._port is None else maybeDeferred(self._port.stopListening)
         self._site.abort_all()
-        return closed.addCallback(lambda _: None)
-
-    def _listening(self, port: IListeningPort) -> None:
-        self._port = port
-        _log.info("HTTP on {address}", address=address(port.getHost()))
+        return self._ports.close()
 
 
 @frozen

@@ -41,6 +41,7 @@ def serialize_channel(channel: ChannelStatus, now: float, sampler: Sampler) -> d
         "name": channel.name,
         "state": channel.state,
         "players": channel.players,
+        "web_viewers": channel.web_viewers,
         "received": {"bytes": channel.received_bytes, "messages": channel.received_messages},
         "delivered": {"bytes": traffic.delivered_bytes, "messages": traffic.delivered_messages},
         "skipped": {"times": traffic.skips, "bytes": traffic.skipped_bytes},

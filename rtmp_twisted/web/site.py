@@ -1,35 +1,58 @@
 """HTTP connections that cannot hurt each other: a twisted.web site with limits on their number, time and memory.
 
-A connection carries one request and its answer, and is closed then. So there are no idle connections, no pipelined
-requests, and the age of a connection says how long it has been unfinished.
+The operators' site serves one request on each connection, so the age of a connection says how long it has been
+unfinished. The viewers' site keeps connections open for more requests. There, a connection whose answer has to wait is
+on hold, and one that has become a stream is taken over: neither counts as unfinished, and others bound them.
+
+Requests are read in the turns of the reactor (live/turns.py), one of a connection in each, so that media never waits
+for many of them.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from collections import Counter
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import BAD_REQUEST, HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from rtmp_twisted.live.turns import Turns
+from rtmp_twisted.rtmp.factory import textual_ip
+from rtmp_twisted.rtmp.limits import ConnectionLimits
+
 MAX_CONNECTIONS: Final = 64
-"""Connections at a time. The oldest one is closed in favour of a new one, so that a new one is always served."""
+"""Unfinished connections of the operators' site. The oldest one is closed in favour of a new one, so that a new one is
+always served."""
+
+MAX_UNFINISHED: Final = 4096
+"""The same of the viewers' site, where those that ask for segments count between two requests as well."""
 
 REQUEST_SECONDS: Final = 10
 """From the connection to the end of its request, however slowly it is sent."""
 
 ANSWER_SECONDS: Final = 30
-"""From the end of the request until the client has read the whole answer."""
+"""From the end of the request, or of the wait for its answer, until the client has read the whole answer."""
+
+KEEP_ALIVE_SECONDS: Final = 30
+"""From an answer until it has been read and the next request has come."""
+
+MAX_INPUT: Final = 32 * 1024
+"""Bytes that have come and wait to be read, beyond which no more is taken from the socket."""
 
 MAX_BODY: Final = 4096
 """Bytes of a request's body. A longer one closes the connection."""
 
 MAX_UNREAD: Final = 16 * 1024 * 1024
-"""Bytes of all answers together that clients have not read yet. Beyond them, the oldest are given up."""
+"""Bytes of all answers of the operators' site together that clients have not read yet. Beyond them, the oldest are
+given up."""
+
+MAX_VIEWERS_UNREAD: Final = 64 * 1024 * 1024
+"""The same of the viewers' site."""
 
 _log = Logger()
 
@@ -51,92 +74,264 @@ class LimitedRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._size <= MAX_BODY:
-            cast(OneRequestConnection, self.channel).request_received()
+            cast(LimitedConnection, self.channel).request_received()
             super().requestReceived(command, path, version)
 
+    def finish(self) -> None:
+        cast(LimitedConnection, self.channel).site.answers[self.code] += 1
+        super().finish()
 
-class OneRequestConnection(HTTPChannel):
-    """Closes after its first answer, and when its time is over. ``unread`` is the size of its answer in bytes."""
+
+class Heir(Protocol):
+    """Who takes a connection over from HTTP."""
+
+    def received(self, data: bytes) -> None:
+        """The client has sent something."""
+
+    def lost(self, reason: Failure) -> None:
+        """The connection is lost. Nothing is called after that."""
+
+
+class LimitedConnection(HTTPChannel):
+    """Closed when its time is over, and on a site without ``keep_alive`` after its first answer. ``peer`` is the
+    client's address, textual; ``unread`` is the size of its answers in bytes."""
 
     site: LimitedSite
+    peer = ""
     unread = 0
-    _limit: IDelayedCall
+    heir: Heir | None = None
+    has_answered = False
+    """Whether there was an answer on this connection, which may not have left yet."""
+    _limit: IDelayedCall | None = None
+    _answered: Request | None = None  # behind which the next one may be read
+    _scheduled = False  # something is read in the next turn
+    _lost = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._input: list[bytes] = []
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self._limit = self.site.clock.callLater(REQUEST_SECONDS, self.abort)
+        self._arm(REQUEST_SECONDS)
         self.site.opened(self)
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
+        if self.site.keep_alive and super().checkPersistence(request, version):
+            return True
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
 
+    def dataReceived(self, data: bytes) -> None:
+        if self.heir is not None:
+            self.heir.received(data)
+            return
+        self._input.append(data)
+        if sum(map(len, self._input)) > MAX_INPUT:
+            cast(Any, self.transport).pauseProducing()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.site.turns.add(self._read)
+
+    def _read(self) -> bool:
+        """Reads one request of what has come."""
+        self._scheduled = False
+        if self._lost:
+            return False
+        data = b"".join(self._input)
+        if len(data) > MAX_INPUT:
+            cast(Any, self.transport).resumeProducing()
+        self._input.clear()
+        request, self._answered = self._answered, None
+        if request is not None:
+            super().requestDone(request)  # reads the next one, if that has come
+        if self.heir is not None:
+            if data:
+                self.heir.received(data)
+        elif data:
+            super().dataReceived(data)
+        return False
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self.heir is not None:  # what came in one piece with the request
+            self.heir.received(data)
+        else:
+            super().rawDataReceived(data)
+
     def request_received(self) -> None:
         """The request is complete; its answer follows."""
-        if self._limit.active():
-            self._limit.reset(ANSWER_SECONDS)
+        if self.unread and not self._waitingForTransport:
+            self.site.limit_unread(self, -self.unread)  # it has read the answers before
+            self.unread = 0
+        self._arm(ANSWER_SECONDS)
+
+    def requestDone(self, request: Request) -> None:
+        self.has_answered = True
+        if self.site.keep_alive:
+            self._arm(KEEP_ALIVE_SECONDS)
+            self.site.unfinished(self)
+            self._answered = request
+            if not self._waitingForTransport:  # else the answer has to leave first
+                self._schedule()
+        else:
+            super().requestDone(request)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        if self._answered is not None:
+            self._schedule()
 
     def write(self, data: bytes) -> None:
         self.unread += len(data)
-        self.site.limit_unread(self)
+        self.site.limit_unread(self, len(data))
         super().write(data)
+
+    def hold(self) -> None:
+        """The answer has to wait, which somebody else limits, until it is written."""
+        self._disarm()
+        self.site.finished(self)
+
+    def take_over(self, heir: Heir) -> Any:
+        """Hands the connection over to ``heir``, who limits it from now on; returns its transport."""
+        self.hold()
+        self.heir = heir
+        transport = cast(Any, self.transport)
+        transport.unregisterProducer()
+        transport.resumeProducing()
+        for request in self.requests:
+            request.channel = None  # they refer to each other
+        self.requests.clear()
+        return transport
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.site.answers[BAD_REQUEST] += 1
+        super()._respondToBadRequestAndDisconnect()
 
     def abort(self) -> None:
         cast(Any, self.transport).abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        if self._limit.active():
+        self._lost = True
+        self._answered = None
+        self._input.clear()
+        self._disarm()
+        try:
+            if self.heir is not None:
+                heir, self.heir = self.heir, None
+                heir.lost(reason)
+            else:
+                super().connectionLost(reason)
+        finally:
+            self.site.closed(self)
+
+    def _arm(self, seconds: float) -> None:
+        if self._limit is not None and self._limit.active():
+            self._limit.reset(seconds)
+        else:
+            self._limit = self.site.clock.callLater(seconds, self.abort)
+
+    def _disarm(self) -> None:
+        if self._limit is not None and self._limit.active():
             self._limit.cancel()
-        self.site.closed(self)
+        self._limit = None
 
 
 class LimitedSite(Site):
-    """Serves ``resource``. Each connection is a `OneRequestConnection`."""
+    """Serves ``resource``, on connections that are a `LimitedConnection` each. ``limits``, if there are any, are told
+    of all of them; ``most`` are unfinished, and ``most_unread`` bytes of their answers are kept."""
 
     noisy = False
-    protocol = OneRequestConnection  # type: ignore[assignment]
+    protocol = LimitedConnection  # type: ignore[assignment]
     displayTracebacks = False
 
-    def __init__(self, resource: IResource, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        clock: IReactorTime,
+        turns: Turns,
+        keep_alive: bool = False,
+        most: int = MAX_CONNECTIONS,
+        most_unread: int = MAX_UNREAD,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
         super().__init__(resource, requestFactory=LimitedRequest, timeout=None, reactor=clock)
         self.clock = clock
-        self._connections: dict[OneRequestConnection, None] = {}  # the oldest first
+        self.turns = turns
+        self.keep_alive = keep_alive
+        self.connections: dict[LimitedConnection, None] = {}
+        self.accepted = 0
+        """Connections so far."""
+        self.answers: Counter[int] = Counter()
+        """Answers so far, by status code."""
+        self._most = most
+        self._most_unread = most_unread
+        self._limits = limits
+        self._unfinished: dict[LimitedConnection, None] = {}  # the oldest first
+        self.unread = 0
+        """Bytes of all their answers that may not have been read."""
         self._full = False
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._unfinished) >= self._most:
             if not self._full:
                 self._full = True
-                _log.warn("HTTP: {count} connections; the oldest are closed for new ones", count=MAX_CONNECTIONS)
-            self._drop(next(iter(self._connections)))
-        return super().buildProtocol(addr)
+                _log.warn("HTTP: {count} connections; the oldest are closed for new ones", count=self._most)
+            self._drop(next(iter(self._unfinished)))
+        connection = super().buildProtocol(addr)
+        connection.peer = textual_ip(getattr(addr, "host", ""))
+        return connection
 
-    def opened(self, connection: OneRequestConnection) -> None:
-        self._connections[connection] = None
+    def opened(self, connection: LimitedConnection) -> None:
+        self.accepted += 1
+        self.connections[connection] = self._unfinished[connection] = None
+        if self._limits is not None:
+            self._limits.enter(connection.peer)
 
-    def closed(self, connection: OneRequestConnection) -> None:
-        self._connections.pop(connection, None)
-        if not self._connections:
+    def unfinished(self, connection: LimitedConnection) -> None:
+        """It waits for a request, or until its answer has been read."""
+        self._unfinished.pop(connection, None)
+        self._unfinished[connection] = None
+
+    def finished(self, connection: LimitedConnection) -> None:
+        """Its request is complete, and somebody else looks after it."""
+        self._unfinished.pop(connection, None)
+
+    def closed(self, connection: LimitedConnection) -> None:
+        if connection not in self.connections:
+            return  # it never began
+        del self.connections[connection]
+        self.unread -= connection.unread
+        self._unfinished.pop(connection, None)
+        if len(self._unfinished) < self._most // 2:
             self._full = False
+        if self._limits is not None:
+            self._limits.leave(connection.peer)
 
-    def limit_unread(self, connection: OneRequestConnection) -> None:
-        """Gives up the oldest unread answers, but not that of ``connection``, until all together are small enough."""
-        unread = sum(other.unread for other in self._connections)
-        for other in list(self._connections):
-            if unread <= MAX_UNREAD:
-                return
+    def limit_unread(self, connection: LimitedConnection, size: int) -> None:
+        """``connection`` has ``size`` bytes more to read. Gives up the oldest unread answers, but not that one, until
+        all together are small enough."""
+        self.unread += size
+        if self.unread <= self._most_unread:
+            return
+        for other in list(self._unfinished):
             if other.unread and other is not connection:
-                unread -= other.unread
                 self._drop(other)
+            if self.unread <= self._most_unread:
+                return
 
     def abort_all(self) -> None:
-        for connection in list(self._connections):
-            self._drop(connection)
+        for connection in list(self.connections):
+            connection.abort()
 
     def log(self, request: Any) -> None:
         """Writes no access log: requests are logged like other events."""
 
-    def _drop(self, connection: OneRequestConnection) -> None:
-        del self._connections[connection]  # not only when it is lost, which is a moment later
+    def _drop(self, connection: LimitedConnection) -> None:
+        # Not only when it is lost, which is a moment later.
+        del self._unfinished[connection]
+        self.unread -= connection.unread
+        connection.unread = 0
         connection.abort()

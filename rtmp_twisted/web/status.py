@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +13,9 @@ from rtmp_twisted.live.channel import Channel
 from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.traffic import Traffic
 from rtmp_twisted.rtmp.factory import RTMPFactory
+from rtmp_twisted.rtmp.limits import ConnectionLimits
+from rtmp_twisted.web.site import LimitedSite
+from rtmp_twisted.web.viewer import Viewers
 from rtmp_twisted.wire.messages import Message
 
 ON_AIR: Final = PublishState.ON_AIR.value
@@ -49,6 +53,11 @@ class ChannelStatus:
     @property
     def players(self) -> int:
         return len(self._channel.players)
+
+    @property
+    def web_viewers(self) -> int:
+        """Those of the players that are viewers of the web server. Takes some time for each player."""
+        return sum(player.form is not None for player in self._channel.players)
 
     @property
     def received_bytes(self) -> int:
@@ -154,3 +163,35 @@ class ServerStatus:
     @property
     def merge_interval(self) -> float:
         return self.broker.merge_interval
+
+
+@frozen
+class WebStatus:
+    """The public web server."""
+
+    viewers: Viewers
+    site: LimitedSite
+    limits: ConnectionLimits
+
+    @property
+    def connections(self) -> int:
+        return len(self.site.connections)
+
+    @property
+    def accepted(self) -> int:
+        """Connections accepted so far."""
+        return self.site.accepted
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Connections refused so far, by reason: a few fixed words."""
+        return self.limits.refused
+
+    @property
+    def answers(self) -> Mapping[int, int]:
+        """Answers so far, by HTTP status."""
+        return self.site.answers
+
+    def watching(self) -> Mapping[tuple[str, str], int]:
+        """Viewers that get an endless stream, by format and by what it comes over."""
+        return Counter((one.stream.name, one.transport_name) for one in self.viewers.all if one.watching)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from rtmp_twisted.wire.errors import ProtocolError
@@ -430,10 +430,14 @@ class ChunkFormat:
     Messages are for message stream `LOG_STREAM_ID`, but User Control messages, as always, for stream 0.
     """
 
-    preamble: Final = b""
+    all_tracks: Final = True
 
     def __init__(self, chunk_size: int) -> None:
         self._chunk_size = chunk_size
+
+    def preamble(self, types: Collection[int]) -> bytes:
+        """Nothing."""
+        return b""
 
     def append(self, parts: list[bytes | memoryview], type_id: int, timestamp: int, body: bytes) -> int:
         """Appends the chunks of one message without copying its body. Returns their length in bytes."""

@@ -10,13 +10,17 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs
 
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from rtmp_twisted.integrations import coordinator_messages as control_messages
 from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
-from rtmp_twisted.media import codecs, flv, keyframes, tags
+from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
+from rtmp_twisted.media.segments import MAX_SEGMENTS, PART_OVERHEAD, Segmenter
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
+from rtmp_twisted.web import hls
+from rtmp_twisted.web.playlists import media_playlist
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
@@ -26,6 +30,7 @@ from tests.relay.case import Network, Node, Stub
 from tests.support.fakes import RecordingTarget
 from tests.support.flv import parse_flv
 from tests.support.memory import World
+from tests.support.mp4 import check_stream, parse_mp4, samples
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
 
 LONGEST = 4096
@@ -172,6 +177,72 @@ def fuzz_media(data: bytes) -> None:
         split = list(messages.split_aggregate(Message(AGGREGATE, 1, 0, data)))
         assert sum(len(part.body) for part in split) <= len(data)
         assert len(split) <= messages.MAX_PARTS
+
+
+def fuzz_fmp4(data: bytes) -> None:
+    """Any messages are muxed to a well-formed stream, which has no more media than they have, and is bounded by them.
+
+    Each message begins with a byte for its type, one for its time, and two for its length.
+    """
+    for muxer in fmp4.Muxer(), fmp4.Muxer(1):
+        entries: list[mp4.Entry] = []
+        offset = time = sent = count = steps_back = 0
+        while offset + 4 <= len(data):
+            kind, step, length = data[offset], data[offset + 1], data[offset + 2] << 8 | data[offset + 3]
+            body = data[offset + 4 : offset + 4 + length]
+            offset += 4 + len(body)
+            back = 900 if kind & 2 else 0
+            time = time + step * 4 - back & 0xFFFFFFFF
+            sent += len(body)
+            count += 1
+            entries += muxer.write(VIDEO if kind & 1 else AUDIO, time, body)
+            if kind & 0xFC == 0xFC:
+                entries += muxer.flush()
+                muxer.reset()
+                back = 1
+            steps_back += bool(back)
+        entries += muxer.flush()
+        stream = b"".join(part for entry in entries for part in (entry.head, entry.frame))
+        found = samples(stream)
+        assert sum(len(sample.data) for sample in found) <= sent
+        assert len(found) <= count * fmp4.MAX_TRACKS
+        assert len(stream) <= 2 * sent + fmp4.CREDIT + fmp4.FRAGMENT_HEADER * len(found)
+        if not steps_back:
+            check_stream(parse_mp4(stream))
+        check_segments(stream, [len(entry.head) + len(entry.frame) for entry in entries], data)
+
+
+def check_segments(stream: bytes, sizes: list[int], cuts: bytes) -> None:
+    """A stream that comes in any pieces of whole fragments is cut into parts, which hold each byte once at most."""
+    segmenter = Segmenter(1, 0.3, 1)
+    offset = 0
+    for number, size in enumerate(sizes):
+        segmenter.feed(stream[offset : offset + size], cuts[number % len(cuts)] / 100)
+        offset += size
+        assert len(segmenter.segments) < MAX_SEGMENTS
+        assert segmenter.held <= len(stream) + 2 * PART_OVERHEAD * len(sizes)
+    segmenter.end()
+    parts = [part for segment in segmenter.segments for part in segment.parts]
+    assert (
+        [part.number for part in parts] == list(range(parts[0].number, parts[0].number + len(parts))) if parts else True
+    )
+    assert all(part.data in stream and part.duration >= 0 for part in parts)
+    if parts:
+        text = media_playlist(segmenter, "v0", False, {})
+        assert len(text) < 2000 + 200 * (len(parts) + len(segmenter.segments)), text
+
+
+def fuzz_hls(data: bytes) -> None:
+    """A file's name and a query, behind a line feed, ask for something, or for nothing that there is."""
+    name, _, query = data.partition(b"\n")
+    arguments = parse_qs(query[:500])
+    wanted = hls.Wanted.parse(name.decode("utf-8", "replace"), arguments, b"")
+    if isinstance(wanted, hls.Answer):
+        assert wanted.code in (400, 404)
+    else:
+        assert wanted.track is None or 0 <= wanted.track <= 255
+        assert 0 <= wanted.number < 10**12
+        assert wanted.reload is None or (0 <= wanted.reload[0] < 10**12 and -1 <= wanted.reload[1] < 10**12)
 
 
 def fuzz_coordinator(data: bytes) -> None:
@@ -325,7 +396,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "chunks": fuzz_chunks,
     "client_handshake": fuzz_client_handshake,
     "coordinator": fuzz_coordinator,
+    "fmp4": fuzz_fmp4,
     "handshake": fuzz_handshake,
+    "hls": fuzz_hls,
     "keyframes": fuzz_keyframes,
     "media": fuzz_media,
     "proxy": fuzz_proxy,

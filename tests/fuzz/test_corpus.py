@@ -41,8 +41,14 @@ class CorpusTests(SynchronousTestCase):
     def test_coordinator(self) -> None:
         self.replay("coordinator")
 
+    def test_fmp4(self) -> None:
+        self.replay("fmp4")
+
     def test_handshake(self) -> None:
         self.replay("handshake")
+
+    def test_hls(self) -> None:
+        self.replay("hls")
 
     def test_keyframes(self) -> None:
         self.replay("keyframes")

@@ -68,6 +68,12 @@ class ImportTests(SynchronousTestCase):
         self.check(set(), {"RelayService"}, PUSH="*=rtmp://127.0.0.1/app/key")
         self.check(set(), {"RelayService"}, PULL="tv/key=rtmp://127.0.0.1/app/name")
 
+    def test_web(self) -> None:
+        """autobahn comes with the first viewer that wants it; PyJWT where there are tokens."""
+        self.check(set(), {"WatchHTTP"}, WEB_PORT="8080")
+        self.check({"jwt"}, {"WatchHTTP"}, WEB_PORT="8080", WEB_PLAY="token", PLAY_SECRET="s" * 32)
+        self.check({"jwt"}, set(), PLAY_SECRET="s" * 32)
+
 
 class RoomTests(SynchronousTestCase):
     """What the modules of a room import, also for type checkers only."""
@@ -97,7 +103,7 @@ class RoomTests(SynchronousTestCase):
         self.check("integrations", "live", "peer_errors", "reconnecting")
 
     def test_web(self) -> None:
-        self.check("web", "wire", "media", "live", "rtmp", "_version")
+        self.check("web", "wire", "media", "live", "rtmp", "_version", "settings_types", "ports", "logs")
 
     def test_reactor(self) -> None:
         """None of these rooms imports the reactor: it is passed in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live import rendition
@@ -19,6 +20,19 @@ from tests.support.turns import TurnClock
 
 class FLVJoinTests(test_channel.JoinTests):
     form = FLVFormat
+
+    def test_a_second_track_in_messages_of_its_own(self) -> None:
+        """It is left out, and nobody waits for it."""
+        channel = on_air(self.make())
+        viewer = join(channel)
+        sent = [avc(0, True), avc(40, False)]
+        second = [Message(VIDEO, 1, 0, b"\x96\x01avc1\x01\0\0\0k"), Message(VIDEO, 1, 40, b"\xa6\x01avc1\x01\0\0\0f")]
+        for message in sent[0], second[0], sent[1], second[1]:
+            channel.publish(message)
+        channel.flush()
+        for one in viewer, join(channel):
+            self.assertEqual(one.bodies()[-2:], [message.body for message in sent])
+            self.assertTrue(one.plain)
 
 
 class FLVSlowTests(test_channel.SlowTests):
@@ -51,7 +65,7 @@ class RenditionTests(SynchronousTestCase):
         """An FLV file: the header, the headers at the joining time, metadata at 0, and the tags as they came."""
         group(self.stage, 7)
         viewer = join(self.stage)
-        self.assertEqual(bytes(viewer.writer.taken[:13]), FLVFormat.preamble)
+        self.assertEqual(bytes(viewer.writer.taken[:13]), FLVFormat().preamble((8, 9)))
         received = viewer.messages()
         self.assertEqual(
             [(m.type_id, m.timestamp) for m in received[:5]],
@@ -68,6 +82,24 @@ class RenditionTests(SynchronousTestCase):
         for viewer in *viewers, player:
             self.assertEqual(viewer.bodies()[-len(bodies) :], bodies)
         self.assertEqual(len(self.renditions()), 1)
+
+    def test_writes_are_merged_as_for_players(self) -> None:
+        """The scheduler sees its readers' rounds, and holds media back when they cost much."""
+        clock = Clock()
+        self.stage = on_air(make_channel(longest=0.1, cost=0.01, clock=clock, form=FLVFormat, merge_messages=100))
+        viewers = [join(self.stage) for _ in range(10)]
+        for number in range(20):
+            self.stage.publish(aac(number))
+            self.stage.flush_when_due()
+        calls = viewers[0].writer.calls
+        self.assertGreater(self.stage.scheduler.interval, 0.0)
+        for number in range(20, 25):
+            self.stage.publish(aac(number))
+            self.stage.flush_when_due()
+        self.assertEqual(viewers[0].writer.calls, calls)
+        clock.advance(0.1)
+        self.assertEqual(viewers[0].writer.calls, calls + 1)
+        self.assertEqual(viewers[0].bodies()[-1], aac(24).body)
 
     def test_what_players_are_told_is_not_media(self) -> None:
         viewer = join(self.stage)

@@ -11,9 +11,8 @@ from twisted.internet.task import Clock
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.channel import Channel, ChannelOptions
-from rtmp_twisted.live.log import Format
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
-from rtmp_twisted.live.player import Cache, Player
+from rtmp_twisted.live.player import Cache, Form, Player
 from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.wire import chunks
@@ -171,7 +170,7 @@ class Owner:
 class Stage:
     """A channel, and what is published on it. ``form``: what players that join get, None for RTMP."""
 
-    def __init__(self, channel: Channel, scheduler: FlushScheduler, clock: Clock, form: type[Format] | None) -> None:
+    def __init__(self, channel: Channel, scheduler: FlushScheduler, clock: Clock, form: Form | None) -> None:
         self.channel = channel
         self.scheduler = scheduler
         self.clock = clock
@@ -199,6 +198,7 @@ class Stage:
 
     def flush(self) -> None:
         self.channel.audience.flush()
+        self.scheduler.flush_pending()  # those that follow
         for _ in range(100):  # those that need more than one turn
             self.clock.advance(0)
 
@@ -214,7 +214,7 @@ class Stage:
     ) -> Viewer:
         viewer = Viewer(self.clock, writer or FakeWriter(room))
         change = None if stream_id == 1 else lambda data, start, end: restream(data, start, end, stream_id)
-        viewer.player = Player(viewer, viewer.writer, key, cache, change, self.form, push)
+        viewer.player = Player(viewer, viewer.writer, key, cache, change, self.form, push=push)
         viewer.writer.viewers.append(viewer)
         self.channel.add(viewer.player)
         self.channel.start(viewer.player)
@@ -231,7 +231,7 @@ def make_channel(
     longest: float = 0,
     clock: Clock | None = None,
     cost: float = 0,
-    form: type[Format] | None = None,
+    form: Form | None = None,
     **options: object,
 ) -> Stage:
     """A channel whose rounds all seem to cost ``cost`` seconds."""

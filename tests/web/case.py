@@ -10,6 +10,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.http_headers import Headers
@@ -19,7 +20,7 @@ from rtmp_twisted.web.metrics import Metrics, TimedAuthority
 from rtmp_twisted.web.operators import OperatorHTTP
 from rtmp_twisted.wire import messages
 from rtmp_twisted.wire.messages import VIDEO, Message
-from tests.support.fakes import reactor, within
+from tests.support.fakes import reactor, until, within
 from tests.support.memory import World
 from tests.support.programs import free_port
 from tests.support.rtmp_client import avc
@@ -64,8 +65,72 @@ class Connection(Protocol):
         self.ended.callback(None)
 
 
-class HTTPCase(TestCase):
-    """The site listens on ``port``. Its clock is ``world.clock``; ``big`` is the text of /metrics, if set."""
+class SiteCase(TestCase):
+    """A site in front of a server in memory listens on ``port``. Its clock is ``world.clock``."""
+
+    world: World
+    port: int
+
+    def listen(self, service: Any) -> None:
+        """Starts the site's service, which stops with the test. The server's turns are the reactor's."""
+        turns = LoopingCall(self.turn)
+        turns.start(0.002)
+        self.addCleanup(turns.stop)
+        service.privilegedStartService()
+        service.startService()
+        self.addCleanup(self.stop, service)
+
+    def turn(self) -> None:
+        while len(self.world.broker.scheduler.turns):
+            self.world.clock.advance(0)
+
+    async def stop(self, service: Any) -> None:
+        stopped: list[object] = []
+        service.stopService().addBoth(stopped.append)
+
+        def go_on() -> bool:
+            self.world.clock.advance(0.05)
+            return bool(stopped)
+
+        await until(go_on, "the end of the service")
+
+    async def ask(self, path: str, method: str = "GET", *, body: bytes = b"", **headers: str) -> Answer:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        response = await within(
+            treq.request(
+                method, url, headers=Headers({k: [v] for k, v in headers.items()}), data=body, persistent=False
+            )
+        )
+        return Answer(response.code, await within(treq.text_content(response)), response.headers)
+
+    async def open(self, data: bytes = b"", source: str = "127.0.0.1") -> Connection:
+        """Connects, and sends ``data``."""
+        endpoint = HostnameEndpoint(reactor, "127.0.0.1", self.port, bindAddress=(source, 0))
+        connection: Connection = await connectProtocol(endpoint, Connection())
+        connection.transport.write(data)
+        return connection
+
+    async def exchange(self, request: bytes) -> bytes:
+        """Sends these bytes. Returns all that is received until the server closes the connection."""
+        connection = await self.open(request)
+        await within(connection.ended)
+        return connection.answer
+
+    def publisher(self, channel: str = "tv", key: str = KEY) -> Any:
+        publisher = self.world.connect()
+        publisher.call("connect", {"app": channel, "flashVer": "An encoder/1.0"}, transaction=1)
+        publisher.call("createStream", None, transaction=2)
+        publisher.publish(key)
+        return publisher
+
+    def player(self, channel: str = "tv") -> Any:
+        player = self.world.connect("192.0.2.9").open(channel)
+        player.play(KEY)
+        return player
+
+
+class HTTPCase(SiteCase):
+    """The operators' site. ``big`` is the text of /metrics, if set."""
 
     big = b""
     relays: Any = None
@@ -79,44 +144,16 @@ class HTTPCase(TestCase):
         endpoint = TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1")
         sampler = self.metrics.sampler
         service = OperatorHTTP(
-            clock, endpoint, self.world.broker, sampler, lambda: self.big or self.metrics.text(), token, self.relays
+            clock,
+            endpoint,
+            self.world.broker,
+            sampler,
+            lambda: self.big or self.metrics.text(),
+            token,
+            self.fail,
+            self.relays,
         )
-        service.privilegedStartService()
-        service.startService()
-        self.addCleanup(service.stopService)
-
-    async def ask(self, path: str, method: str = "GET", *, body: bytes = b"", **headers: str) -> Answer:
-        url = f"http://127.0.0.1:{self.port}{path}"
-        response = await within(
-            treq.request(
-                method, url, headers=Headers({k: [v] for k, v in headers.items()}), data=body, persistent=False
-            )
-        )
-        return Answer(response.code, await within(treq.text_content(response)), response.headers)
-
-    async def open(self, data: bytes = b"") -> Connection:
-        """Connects, and sends ``data``."""
-        connection: Connection = await connectProtocol(HostnameEndpoint(reactor, "127.0.0.1", self.port), Connection())
-        connection.transport.write(data)
-        return connection
-
-    async def exchange(self, request: bytes) -> bytes:
-        """Sends these bytes. Returns all that is received until the server closes the connection."""
-        connection = await self.open(request)
-        await within(connection.ended)
-        return connection.answer
-
-    def publisher(self, channel: str = "tv") -> Any:
-        publisher = self.world.connect()
-        publisher.call("connect", {"app": channel, "flashVer": "An encoder/1.0"}, transaction=1)
-        publisher.call("createStream", None, transaction=2)
-        publisher.publish(KEY)
-        return publisher
-
-    def player(self, channel: str = "tv") -> Any:
-        player = self.world.connect("192.0.2.9").open(channel)
-        player.play(KEY)
-        return player
+        self.listen(service)
 
     def fall_behind(self, publisher: Any, player: Any, times: int) -> None:
         """The player reads nothing until it has missed a part of the stream; so many times."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import peers, plot, report
+from .http import FORMATS
 from .peers import Peer
 from .process import BenchError, raise_file_limit
 from .runner import Cores, Result, measure
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scenario", action="append", metavar="NAME", help="a scenario (repeat for more; default: all)")
     add("--players", action="append", type=_count, metavar="N", help="N players of one channel (repeat for more)")
+    add("--format", choices=FORMATS, help="what the players of --players get over HTTP (default: they speak RTMP)")
     add(
         "--quick",
         action="store_true",
@@ -57,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=COMMAND",
-        help="one more server, or another way to start a known one; {port}, {host} and {dir} are replaced. It must "
-        "accept the applications bench0, bench1, ...",
+        help="one more server, or another way to start a known one; {port}, {web_port}, {host} and {dir} are replaced. "
+        "It must accept the applications bench0, bench1, ...",
     )
     add(
         "--against",
@@ -132,7 +134,9 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     names = options.scenario or ([] if options.players else QUICK if options.quick else list(known))
     if unknown := [name for name in names if name not in known]:
         raise BenchError(f"there is no scenario {unknown[0]}; there are {', '.join(known)}")
-    return [known[name] for name in names] + [audience(players) for players in options.players or []]
+    return [known[name] for name in names] + [
+        audience(players, options.format or "") for players in options.players or []
+    ]
 
 
 def _servers(options: argparse.Namespace) -> tuple[list[Peer], list[str]]:

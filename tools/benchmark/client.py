@@ -98,38 +98,22 @@ class Publisher(Connection):
             self.send(frames.headers(self.stream_id, self.chunk_size))
 
 
-class Player(Connection):
-    """Plays a channel and checks what it gets. A *sampled* player also compares every byte and every timestamp."""
+class Checks:
+    """Checks the frames that somebody gets. A *sampled* one also compares every byte, and the times to each other."""
 
-    def __init__(
-        self,
-        address: tuple[str, int],
-        app: str,
-        key: str,
-        stream: frames.Stream,
-        plans: Plans,
-        is_sampled: bool,
-        on_latency: Callable[[int], None],
-    ) -> None:
+    def __init__(self, stream: frames.Stream, is_sampled: bool, on_latency: Callable[[int], None]) -> None:
+        self.stream = stream
         self.is_sampled = is_sampled
         self.lost = self.dup = self.disorder = self.bad = 0
         self.asked_at = 0
         self.first_video: int | None = None
-        """Nanoseconds from ``play`` to the first video frame."""
+        """Nanoseconds from the request to the first video frame."""
         self._on_latency = on_latency
         self._next = [-1, -1]
         self._offset: int | None = None
-        super().__init__(address, app, key, stream, plans)
-
-    def on_created(self, stream_id: int) -> None:
-        self.asked_at = frames.clock()
-        self.send(rtmp.play(stream_id, self.key))
-
-    def on_status(self, code: str) -> None:
-        if code == "NetStream.Play.Start":
-            self._begin()
 
     def on_frame(self, frame: frames.Frame, now: int) -> None:
+        """A frame is complete."""
         kind, sequence, stamp, counted, sound = frame
         if sequence == self._next[kind] and sound:
             self._next[kind] = sequence + 1
@@ -138,21 +122,15 @@ class Player(Connection):
         if counted:
             self._on_latency(now - stamp)
 
-    def on_message(self, type_id: int, timestamp: int, body: bytes) -> None:
-        super().on_message(type_id, timestamp, body)
-        frame = self.stream.identify(type_id, len(body), body[: frames.HEAD])
-        if frame is None:
-            return
-        self._begin()
-        offset = (timestamp - frames.timestamp(frame.kind, frame.sequence)) & 0xFFFFFFFF
-        if self._offset is None:
-            self._offset = offset
-        same = body == self.stream.body(frame.kind, frame.sequence, frame.stamp)
-        self.bad += not same or offset != self._offset
-
-    def _begin(self) -> None:
-        self.is_ready = True
-        self.walker.collect = self.is_sampled
+    def compare(self, frame: frames.Frame, body: bytes, timestamp: int | None) -> None:
+        """A sampled one has a whole frame, perhaps with its time in milliseconds."""
+        right = body == self.stream.body(frame.kind, frame.sequence, frame.stamp)
+        if timestamp is not None:
+            offset = (timestamp - frames.timestamp(frame.kind, frame.sequence)) & 0xFFFFFFFF
+            if self._offset is None:
+                self._offset = offset
+            right = right and offset == self._offset
+        self.bad += not right
 
     def _judge(self, frame: frames.Frame, now: int) -> None:
         """Counts a frame that is not the expected one, or has the wrong size."""
@@ -168,3 +146,40 @@ class Player(Connection):
             self.lost += frame.sequence - awaited
         self.bad += not frame.sound and not self.is_sampled
         self._next[frame.kind] = frame.sequence + 1
+
+
+class Player(Checks, Connection):
+    """Plays a channel and checks what it gets."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        app: str,
+        key: str,
+        stream: frames.Stream,
+        plans: Plans,
+        is_sampled: bool,
+        on_latency: Callable[[int], None],
+    ) -> None:
+        Checks.__init__(self, stream, is_sampled, on_latency)
+        Connection.__init__(self, address, app, key, stream, plans)
+
+    def on_created(self, stream_id: int) -> None:
+        self.asked_at = frames.clock()
+        self.send(rtmp.play(stream_id, self.key))
+
+    def on_status(self, code: str) -> None:
+        if code == "NetStream.Play.Start":
+            self._begin()
+
+    def on_message(self, type_id: int, timestamp: int, body: bytes) -> None:
+        super().on_message(type_id, timestamp, body)
+        frame = self.stream.identify(type_id, len(body), body[: frames.HEAD])
+        if frame is None:
+            return
+        self._begin()
+        self.compare(frame, body, timestamp)
+
+    def _begin(self) -> None:
+        self.is_ready = True
+        self.walker.collect = self.is_sampled

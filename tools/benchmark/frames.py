@@ -26,6 +26,9 @@ clock = time.monotonic_ns
 STAMP_AT = (10, 3)
 """Offset of the clock in a frame's body, by kind; the sequence number follows it."""
 
+TAG_HEADER = (5, 2)
+"""Bytes of a frame's body before the frame itself, by kind: what FLV says of it."""
+
 HEAD = 22
 """Bytes from the start of a frame's body that identify it."""
 
@@ -101,6 +104,15 @@ class Stream:
             return None
         stamp, sequence = struct.unpack_from("<QI", head, STAMP_AT[kind])
         return Frame(kind, sequence, stamp, self.start <= stamp < self.end, size == self.size(kind, sequence))
+
+    def identify_payload(self, size: int, head: bytes) -> Frame | None:
+        """The same for a frame without its `TAG_HEADER`, by its first bytes."""
+        for kind in (0, 1):
+            at, whole = STAMP_AT[kind] - TAG_HEADER[kind], size + TAG_HEADER[kind]
+            if len(head) >= at + 12 and (head[0] == 0x21) == bool(kind):
+                stamp, sequence = struct.unpack_from("<QI", head, at)
+                return Frame(kind, sequence, stamp, self.start <= stamp < self.end, whole == self.size(kind, sequence))
+        return None
 
 
 def put_stamp(message: bytearray, at: int) -> int:

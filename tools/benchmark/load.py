@@ -29,6 +29,7 @@ from typing import Any
 
 from . import frames, rtmp
 from .client import Connection, Player, Publisher
+from .http import Viewer
 from .walker import RESERVE, Plans, WalkError
 
 ARENA_SIZE = 16 << 20
@@ -42,6 +43,9 @@ LONGEST_DRAIN_NS = 15_000_000_000
 LONGEST_WAIT_NS = 100_000_000
 ORDERS_FD = 0
 LATENCY_UNIT_NS = 10_000
+
+
+AnyConnection = Connection | Viewer
 
 
 class LoadFailed(Exception):
@@ -62,6 +66,8 @@ class Job:
     kbps: int
     publisher_chunk: int
     publish_port: int = 0
+    format: str = ""
+    """What viewers get over HTTP; nothing for RTMP players."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -70,6 +76,10 @@ class Job:
     @property
     def publish_address(self) -> tuple[str, int]:
         return self.host, self.publish_port or self.port
+
+    @property
+    def web_address(self) -> tuple[str, int]:
+        return self.host, self.port + 1
 
 
 @dataclass
@@ -100,16 +110,16 @@ class Load:
         self._stream = frames.Stream(job.kbps)
         self._plans: Plans = {}
         self._epoll = select.epoll()
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, AnyConnection] = {}
         self._arena = bytearray(ARENA_SIZE)
         self._view = memoryview(self._arena)
         self._arena_end = RESERVE
-        self._unjudged: deque[tuple[Connection, int, int, int]] = deque()
+        self._unjudged: deque[tuple[AnyConnection, int, int, int]] = deque()
         """The parts of the arena: the connection, start and end, and when it was read."""
         self._latencies = array.array("Q")
         self._figures = Figures()
         self._publishers: list[Publisher] = []
-        self._players: list[Player] = []
+        self._players: list[Player | Viewer] = []
         self._clock_start = 0
         self._sequences = [0, 0]
         self._received = 0
@@ -157,18 +167,22 @@ class Load:
             self._publishers.append(publisher)
             yield publisher
 
-    def _new_players(self) -> Iterator[Player]:
+    def _new_players(self) -> Iterator[Player | Viewer]:
         job = self._job
         for number in job.players:
             app, is_sampled = job.apps[number % len(job.apps)], number < len(job.apps)
             latency = self._latencies.append
-            player = Player(job.address, app, job.key, self._stream, self._plans, is_sampled, latency)
+            player: Player | Viewer
+            if job.format:
+                player = Viewer(job.web_address, app, job.key, job.format, self._stream, is_sampled, latency)
+            else:
+                player = Player(job.address, app, job.key, self._stream, self._plans, is_sampled, latency)
             self._players.append(player)
             yield player
 
-    def _set_up(self, what: str, new: Iterator[Connection]) -> None:
+    def _set_up(self, what: str, new: Iterator[AnyConnection]) -> None:
         """Opens connections, a few at a time, until all are ready."""
-        joining: list[Connection] = []
+        joining: list[AnyConnection] = []
         is_all = False
         progress = frames.clock()
         while not is_all or joining:
@@ -278,7 +292,7 @@ class Load:
             self._figures.pub_late_ns = max(self._figures.pub_late_ns, now - due)
             self._figures.frames_sent += self._stream.start <= now < self._stream.end
 
-    def _close(self, connection: Connection) -> None:
+    def _close(self, connection: AnyConnection) -> None:
         fd = connection.socket.fileno()
         self._epoll.unregister(fd)
         del self._connections[fd]

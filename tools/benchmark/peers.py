@@ -62,7 +62,7 @@ new NodeMediaServer({{
 @dataclass(frozen=True)
 class Peer:
     """A server. ``command(directory, port)`` writes its configuration into ``directory`` and returns its command
-    line."""
+    line; ``web_options(port)`` follow it where viewers come over HTTP, to that port, which is the other and one."""
 
     name: str
     version: str
@@ -71,6 +71,8 @@ class Peer:
     relays: Callable[[scenarios.Scenario, int], list[str]] | None = None
     """Options for a scenario's pushes or pulls, with the second server's port. None: it cannot, or nobody has said
     how."""
+
+    web_options: Callable[[int], list[str]] = lambda port: []
 
 
 def _our_relays(scenario: scenarios.Scenario, port: int) -> list[str]:
@@ -94,7 +96,7 @@ def given(text: str) -> Peer:
     words = shlex.split(line)
 
     def command(directory: Path, port: int) -> list[str]:
-        values = {"{port}": str(port), "{host}": HOST, "{dir}": str(directory)}
+        values = {"{port}": str(port), "{web_port}": str(port + 1), "{host}": HOST, "{dir}": str(directory)}
         return [_replace(word, values) for word in words]
 
     return Peer(name, "as given", command)
@@ -157,9 +159,13 @@ def _server(name: str, package: Path, *search_path: str) -> Peer:
     def command(directory: Path, port: int) -> list[str]:
         return [twistd, "-n", "--pidfile=", "rtmp", "--rtmp-port", str(port), "--bind-address", HOST, *options]
 
+    def web_options(port: int) -> list[str]:
+        return ["--web-port", str(port), "--web-bind-address", HOST, "--web-max-per-ip", "1000000"]
+
     version = _output([twistd, "--version"]).splitlines()[0].rpartition(" ")[2]
     environment = {"PYTHONPATH": os.pathsep.join([str(package), *search_path])}
-    return Peer(name, f"{_project_version(package)}, Twisted {version}", command, environment, _our_relays)
+    shown = f"{_project_version(package)}, Twisted {version}"
+    return Peer(name, shown, command, environment, _our_relays, web_options)
 
 
 def _twistd() -> str:

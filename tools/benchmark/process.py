@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,16 @@ class BenchError(Exception):
     """A problem that the user can solve; the text says what it is."""
 
 
-def free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_port(host: str, following: int = 0) -> int:
+    """A port that is free, and so are as many behind it."""
+    while True:
+        with ExitStack() as stack, suppress(OSError):
+            probes = [stack.enter_context(socket.socket()) for _ in range(1 + following)]
+            probes[0].bind((host, 0))
+            port = int(probes[0].getsockname()[1])
+            for number, probe in enumerate(probes[1:], 1):
+                probe.bind((host, port + number))
+            return port
 
 
 def raise_file_limit(needed: int) -> None:

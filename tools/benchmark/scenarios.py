@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scenario:
-    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use.
+    """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use;
+    ``format`` is what viewers get over HTTP, nothing for RTMP players.
 
     The first channel is published to ``pushes`` channels of a second server. With ``edge``, everything is published to
     a second server, and the one that is measured pulls it from there.
@@ -20,6 +21,7 @@ class Scenario:
     publisher_chunk: int = 4096
     pushes: int = 0
     edge: bool = False
+    format: str = ""
 
     @property
     def needs_another(self) -> bool:
@@ -35,9 +37,9 @@ def app_name(channel: int) -> str:
     return f"bench{channel}"
 
 
-def audience(players: int) -> Scenario:
-    """That many players of one channel: the scenarios that are on the plot."""
-    return Scenario(f"{players}-players", players)
+def audience(players: int, format: str = "") -> Scenario:
+    """That many players of one channel, which are the scenarios on the plot; or viewers over HTTP of a format."""
+    return Scenario(f"{players}-{format}-viewers" if format else f"{players}-players", players, format=format)
 
 
 SCENARIOS = [
@@ -51,6 +53,8 @@ SCENARIOS = [
     Scenario("2000-players-20-channels", 2000, channels=20),
     Scenario("edge-500-players", 500, edge=True),
     Scenario("10-players-20-pushes", 10, kbps=6000, pushes=20),
+    audience(1000, "flv"),
+    audience(1000, "mp4"),
 ]
 
 QUICK = ["10-players", "100-players"]

@@ -17,7 +17,6 @@ from benchmark.process import PROC
 
 from .attackers import ATTACKERS, ATTACKERS_AT_ONCE
 from .stage import SETTLING_S, Seen, Stage, staged
-from .strangers import Target
 
 MOST_MEMORY = 4e9
 """Bytes at which an attack is ended early, for the sake of the machine."""
@@ -88,7 +87,7 @@ def _attack(stage: Stage, kind: str, seconds: float, watch: _Watch) -> int:
         while time.monotonic() < until and watch.highest < MOST_MEMORY:
             begun += 1
             try:
-                ATTACKERS[kind](Target(stage.port, stage.ssl_port, source, stage.http_port, until))
+                ATTACKERS[kind](stage.target(source, until))
             except OSError:
                 time.sleep(0.01)
         return begun

@@ -18,6 +18,7 @@ from functools import cache
 
 from benchmark import rtmp
 
+from . import http
 from .strangers import CHANNEL, KEY, Target, connect, opened, publishing, read_to_end, read_until, reset
 
 Attacker = Callable[[Target], None]
@@ -198,6 +199,7 @@ ATTACKERS: dict[str, Attacker] = {
         slow_operators,
         bursts_of_joiners,
         crowds_that_leave,
+        *http.ATTACKERS,
     )
 }
 

@@ -17,11 +17,13 @@ from benchmark import peers, rtmp
 from benchmark.peers import Peer
 from benchmark.process import BenchError, raise_file_limit
 
+from . import http
 from .attack import attack, table
 from .attackers import ATTACKERS
 from .stage import PLACES, Stage, staged
-from .strangers import STRANGERS, Stranger, Target
+from .strangers import RTMP_STRANGERS, Stranger
 
+STRANGERS = [*RTMP_STRANGERS, *http.STRANGERS]
 THREADS = 24
 HELD = 100
 """Silent strangers at a time: what they take together is memory that the allocator may keep."""
@@ -151,7 +153,7 @@ class Stress:
         source = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
         self._sources.append(source)
         try:
-            held = kind(Target(stage.port, stage.ssl_port, source))
+            held = kind(stage.target(source))
         except OSError as error:
             self._ended[f"ended by {type(error).__name__}"] += 1
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from benchmark.peers import Peer
 from benchmark.process import BenchError, Server, Usage, free_port
 from benchmark.runner import LoadProcess
 
-from .strangers import CHANNEL, KEY
+from .strangers import CHANNEL, KEY, Target
 
 PLAYERS = 20
 SETTLING_S = 60.0
@@ -43,6 +44,7 @@ class State:
     connections: int
     channels: int
     players: int
+    viewers: int
     memory: int = field(compare=False)
 
 
@@ -51,9 +53,13 @@ class Stage:
 
     def __init__(self, server: Server, ports: list[int], audience: LoadProcess, write_merge_ms: int) -> None:
         self.server = server
-        self.port, self.ssl_port, self.http_port = ports
+        self.port, self.ssl_port, self.http_port, self.web_port, self.web_ssl_port = ports
         self._audience = audience
         self._write_merge_ms = write_merge_ms
+
+    def target(self, source: str, until: float = math.inf) -> Target:
+        """The server, for somebody who comes from the address ``source``."""
+        return Target(self.port, self.ssl_port, source, self.http_port, self.web_port, self.web_ssl_port, until)
 
     def begin(self) -> None:
         """From now on the audience notes how late each frame is."""
@@ -95,6 +101,7 @@ class Stage:
             connections=int(found["rtmp_connections"]),
             channels=int(sum(value for name, value in found.items() if name.startswith("rtmp_channels{"))),
             players=int(found["rtmp_players"]),
+            viewers=int(found["rtmp_web_connections"]),
             memory=self.memory(),
         )
 
@@ -120,7 +127,7 @@ class Seen:
 @contextmanager
 def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterator[Stage]:
     """A stage for the length of the block. Then ``problems`` gets a line for each thing that the server did wrong."""
-    ports = [free_port(peers.HOST) for _ in range(3)]
+    ports = [free_port(peers.HOST) for _ in range(5)]
     with tempfile.TemporaryDirectory(prefix="rtmp-stress-") as name:
         server = _start(peer, Path(name), ports, write_merge_ms)
         try:
@@ -148,7 +155,7 @@ def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -
     kind = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch -subj /CN=localhost"
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(["openssl", "req", *kind.split(), *files], check=True, capture_output=True)
-    port, ssl_port, http_port = ports
+    port, ssl_port, http_port, web_port, web_ssl_port = ports
     settings: dict[str, Any] = {
         "max-ip-concurrent-connections": PLACES,
         "concurrent-limit-whitelist": peers.HOST,
@@ -156,6 +163,9 @@ def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -
         "ssl-cert": certificate,
         "ssl-key": key,
         "http-port": http_port,
+        "web-port": web_port,
+        "web-ssl-port": web_ssl_port,
+        "web-bind-address": peers.HOST,
         "write-merge-ms": write_merge_ms,
     }
     command = [*peer.command(directory, port), *(f"--{name}={value}" for name, value in settings.items())]

@@ -32,6 +32,8 @@ class Target:
     ssl_port: int
     source: str
     http_port: int = 0
+    web_port: int = 0
+    web_ssl_port: int = 0
     until: float = math.inf
 
     @property
@@ -265,7 +267,7 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-STRANGERS: list[Stranger] = [
+RTMP_STRANGERS: list[Stranger] = [
     leaves_at_once,
     resets_at_once,
     leaves_in_the_handshake,

@@ -1,0 +1,56 @@
+"""Listening on several endpoints, and what happens where that fails. Used by the services that tap.py makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtmp_twisted.rtmp.formatting import address
+
+_log = Logger()
+
+
+class Ports:
+    """``endpoints``, each with a name for the log and the factory of its connections. ``fail`` ends the running process
+    for the reason given."""
+
+    def __init__(
+        self, endpoints: list[tuple[str, IStreamServerEndpoint, IProtocolFactory]], fail: Callable[[str], None]
+    ) -> None:
+        self._endpoints = endpoints
+        self._fail = fail
+        self._ports: list[IListeningPort] = []
+        self._closed = False
+
+    def listen(self) -> None:
+        """Listens. Ends the process with one line where that fails, whether at once or later, as an endpoint may that
+        has to look something up first."""
+        for name, endpoint, factory in self._endpoints:
+            problems: list[Failure] = []
+            listening = endpoint.listen(factory).addCallback(self._listens, name)
+            listening.addErrback(problems.append)
+            if problems:
+                raise SystemExit(problems[0].getErrorMessage())
+            listening.addCallback(self._check, problems)
+
+    def close(self) -> Deferred[None]:
+        """Accepts nothing more; fires when the ports are closed."""
+        self._closed = True
+        closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        return DeferredList(closed, consumeErrors=True).addCallback(lambda _: None)
+
+    def _listens(self, port: IListeningPort, name: str) -> None:
+        if self._closed:  # while the endpoint took its time
+            port.stopListening()
+            return
+        self._ports.append(port)
+        _log.info("{name} on {address}", name=name, address=address(port.getHost()))
+
+    def _check(self, _: object, problems: list[Failure]) -> None:
+        """Ends the server if an endpoint has failed later than at once."""
+        if problems and not self._closed:
+            self._fail(problems[0].getErrorMessage())

@@ -1,0 +1,274 @@
+"""Viewers over HTTP: ffmpeg of two ages and GStreamer read each format, and nginx is a proxy and cache in between."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import treq
+from attrs import frozen
+from twisted.internet.defer import gatherResults
+
+from tests.interop.test_ffmpeg import AAC, AUDIO, H264, QUIET, VIDEO, FFmpegCase, deferred
+from tests.support.certificates import Authority
+from tests.support.clips import CURRENT_FFMPEG
+from tests.support.fakes import until, within
+from tests.support.programs import Program, Server, free_port
+
+FFMPEGS = ("ffmpeg", CURRENT_FFMPEG)
+AT_END = "Error during demuxing: Input/output error"
+"""What ffmpeg 9 says of an FLV stream over HTTP that has ended in good order: it reads once more, from a connection
+that it has closed itself."""
+
+MILLISECOND = 0.001001
+"""In seconds, with what floating point adds."""
+
+
+@frozen
+class Packet:
+    """Times in seconds; ``content`` is the size and a checksum."""
+
+    decoded: float
+    shown: float
+    content: tuple[str, ...]
+
+
+class WebCase(FFmpegCase):
+    """``serve`` starts a server with the web server on ``web``."""
+
+    async def serve(self, **settings: str) -> Server:
+        self.web = free_port()
+        self.http = free_port()
+        server = Server(
+            self, web_port=str(self.web), web_bind_address="127.0.0.1", http_port=str(self.http), **settings
+        )
+        await server.up()
+        return server
+
+    def url(self, suffix: str, port: int = 0, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{port or self.web}/channel/key{suffix}"
+
+    async def publish(self, server: Server, clip: Path, *options: str) -> Program:
+        """Publishes a clip as if it were live."""
+        publisher = Program(
+            self, "ffmpeg", *QUIET, "-re", *options, "-i", str(clip), "-c", "copy", "-f", "flv", server.url()
+        )
+        await server.until("publishing channel")
+        return publisher
+
+    async def timed(
+        self, source: str, *options: str, program: str = "ffmpeg", seconds: int = 3600
+    ) -> dict[str, list[Packet]]:
+        """Each stream's packets, as an ffmpeg reads them. It must have nothing to complain about."""
+        reading = (*QUIET, "-copyts", *options, "-i", source)
+        reader = Program(self, program, *reading, "-t", str(seconds), "-c", "copy", "-f", "framecrc", "-")
+        self.assertEqual(await within(reader.ended), 0, str(reader))
+        self.assertEqual([line for line in reader.lines if line[:1] not in "#0123456789" and AT_END not in line], [])
+        bases = dict(re.findall(r"(?m)^#tb (\d+): (\S+)$", "\n".join(reader.lines)))
+        found: dict[str, list[Packet]] = {}
+        for line in reader.lines:
+            if line[0].isdigit():
+                stream, decoded, shown, _, *content = (field.strip() for field in line.split(",")[:6])
+                numerator, denominator = map(int, bases[stream].split("/"))
+                base = numerator / denominator
+                packet = Packet(int(decoded) * base, int(shown) * base, tuple(content))
+                found.setdefault(stream, []).append(packet)
+        return found
+
+    def assert_same(self, received: dict[str, list[Packet]], sent: dict[str, list[Packet]]) -> None:
+        """The same packets, from the first to the last, at times that differ by the same for all streams."""
+        self.assertEqual(received.keys(), sent.keys())
+        shift = received["0"][0].decoded - sent["0"][0].decoded
+        for stream, packets in sent.items():
+            self.assertEqual([one.content for one in received[stream]], [one.content for one in packets], stream)
+            for one, other in zip(received[stream], packets, strict=True):
+                self.assertLess(abs(one.decoded - other.decoded - shift), MILLISECOND)
+                self.assertLess(abs(one.shown - other.shown - shift), MILLISECOND)
+
+    async def answered(self, status: int) -> int:
+        """How many answers with a status the web server has given."""
+        text = await within((await within(treq.get(f"http://127.0.0.1:{self.http}/metrics"))).text())
+        found = re.search(rf'rtmp_web_answers_total{{status="{status}"}} (\S+)', text)
+        return int(float(found[1])) if found else 0
+
+
+class ProgramTests(WebCase):
+    async def test_ffmpeg(self) -> None:
+        """Packets and times are those that were published, B-frames in order, and the stream ends well."""
+        server = await self.serve()
+        clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
+        sent = await self.timed(str(clip))
+        viewers = [
+            deferred(self.timed(self.url(suffix), program=program))
+            for suffix in (".flv", ".mp4")
+            for program in FFMPEGS
+        ]
+        for number in range(1, len(viewers) + 1):
+            await server.until(f" #w{number} .* waiting for a publisher")
+        publisher = await self.publish(server, clip)
+        for received in await within(gatherResults(viewers)):
+            self.assert_same(received, sent)
+        self.assertEqual(await within(publisher.ended), 0, str(publisher))
+
+    async def test_tls(self) -> None:
+        """The RTMPS certificate's, checked by the client."""
+        authority = Authority(self.mktemp())
+        issued = authority.issue("127.0.0.1")
+        secured = free_port()
+        server = await self.serve(
+            ssl_port=str(free_port()),
+            ssl_cert=str(issued.certificate),
+            ssl_key=str(issued.key),
+            web_ssl_port=str(secured),
+        )
+        clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
+        sent = await self.timed(str(clip))
+        checked = ("-tls_verify", "1", "-ca_file", str(authority.certificate))
+        viewer = deferred(self.timed(self.url(".flv", secured, "https"), *checked))
+        await server.until(" #w1 .* waiting for a publisher")
+        await self.publish(server, clip)
+        self.assert_same(await within(viewer), sent)
+
+    async def test_hls(self) -> None:
+        """What was published, from some packet on without a gap."""
+        server = await self.serve()
+        clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
+        sent = await self.timed(str(clip))
+        await self.publish(server, clip, "-stream_loop", "3")
+        received = await self.timed(self.url("/index.m3u8"), program=CURRENT_FFMPEG, seconds=4)
+        for stream, packets in received.items():
+            contents = [one.content for one in packets]
+            round_trip = [one.content for one in sent[stream]] * 3
+            start = round_trip.index(contents[0])
+            self.assertEqual(contents, round_trip[start : start + len(contents)], stream)
+            self.assertGreater(len(contents), 60)
+
+    async def test_gstreamer(self) -> None:
+        """souphttpsrc and its demuxers take FLV and MP4."""
+        server = await self.serve()
+        clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
+        sent = await self.timed(str(clip))
+        recordings = [Path(self.mktemp()) for _ in range(2)]
+        players = []
+        for number, (suffix, demuxer) in enumerate(((".flv", "flvdemux"), (".mp4", "qtdemux"))):
+            pipeline = (
+                f"souphttpsrc location={self.url(suffix)} ! {demuxer} name=d  d.video{'_0' * number} ! queue ! "
+                "h264parse ! video/x-h264,stream-format=byte-stream,alignment=au ! "
+                f"filesink location={recordings[number]}"
+            )
+            players.append(Program(self, "gst-launch-1.0", "-q", *pipeline.split()))
+            await server.until(f" #w{number + 1} .* waiting for a publisher")
+        await self.publish(server, clip)
+        for player, recording in zip(players, recordings, strict=True):
+            self.assertEqual(await within(player.ended), 0, str(player))
+            pictures = await self.timed(str(recording), "-f", "h264")
+            self.assertEqual(len(pictures["0"]), len(sent["0"]))
+
+
+NGINX = """\
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 200; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    proxy_cache_path {directory}/cache keys_zone=hls:1m;
+    server {{
+        listen 127.0.0.1:{port};
+        proxy_http_version 1.1;
+        proxy_set_header Host $host;
+        location / {{
+            proxy_pass http://127.0.0.1:{web};
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $http_connection;
+            proxy_read_timeout 1h;
+        }}
+        location ~ ^/[^/]+/[^/]+/ {{
+            proxy_pass http://127.0.0.1:{web};
+            proxy_cache hls;
+            proxy_cache_lock on;
+            add_header X-Cache $upstream_cache_status always;
+        }}
+    }}
+}}
+"""
+
+
+class NginxTests(WebCase):
+    async def proxy(self) -> int:
+        """nginx in front of the web server; returns its port."""
+        directory, port = Path(self.mktemp()).absolute(), free_port()
+        directory.mkdir()
+        directory.chmod(0o777)
+        (directory / "nginx.conf").write_text(NGINX.format(directory=directory, port=port, web=self.web))
+        nginx = "nginx" if not Path("/usr/sbin/nginx").exists() else "/usr/sbin/nginx"
+        Program(self, nginx, "-e", "stderr", "-p", str(directory), "-c", str(directory / "nginx.conf"))
+
+        async def listens() -> bool:
+            try:
+                await treq.get(f"http://127.0.0.1:{port}/", persistent=False)
+            except Exception:
+                return False
+            return True
+
+        while not await listens():
+            pass
+        return port
+
+    async def get(self, url: str) -> tuple[int, bytes, Any]:
+        answer = await within(treq.get(url, persistent=False))
+        return answer.code, await within(answer.content()), answer.headers
+
+    async def test_a_stream(self) -> None:
+        """It comes through as it is, at once, and is not kept."""
+        server = await self.serve()
+        port = await self.proxy()
+        clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
+        sent = await self.timed(str(clip))
+        viewers = [deferred(self.timed(self.url(suffix, port))) for suffix in (".flv", ".mp4", ".flv")]
+        await server.until(" #w3 .* waiting for a publisher")
+        await self.publish(server, clip)
+        for received in await within(gatherResults(viewers)):
+            self.assert_same(received, sent)
+        self.assertEqual(await self.answered(200), 3)
+
+    async def test_hls_in_its_cache(self) -> None:
+        """Of many viewers' requests few reach the server, and what is cached is what it has said."""
+        server = await self.serve()
+        port = await self.proxy()
+        await self.publish(server, await self.clip(*VIDEO, *AUDIO, *H264, *AAC), "-stream_loop", "3")
+        index = self.url("/index.m3u8", port)
+        code, text, headers = await self.get(index)
+        self.assertEqual((code, text[:7]), (200, b"#EXTM3U"))
+        self.assertEqual(headers.getRawHeaders("access-control-allow-origin"), ["*"])
+        variant = index.replace("index.m3u8", re.findall(rb"(?m)^v\d+\.m3u8.*$", text)[-1].decode())
+        segments: list[bytes] = []
+
+        async def has_segments() -> bool:
+            _, playlist, _ = await self.get(variant)
+            segments[:] = re.findall(rb"(?m)^\S+\.m4s$", playlist)
+            return len(segments) >= 2
+
+        while not await has_segments():
+            await until(lambda: True)
+        before = await self.answered(200)
+        segment = index.replace("index.m3u8", segments[0].decode())
+        answers = await within(gatherResults([deferred(self.get(segment)) for _ in range(50)]))
+        self.assertEqual(len({body for _, body, _ in answers}), 1)
+        self.assertEqual({code for code, _, _ in answers}, {200})
+        self.assertEqual(await self.answered(200) - before, 1)
+        cached = [headers.getRawHeaders("x-cache") for _, _, headers in answers]
+        self.assertGreaterEqual(cached.count(["HIT"]), 40)
+        [control] = answers[0][2].getRawHeaders("cache-control")
+        self.assertIn("immutable", control)
+        code, _, headers = await self.get(index.replace("/key/", "/wrong/"))
+        self.assertEqual((code, headers.getRawHeaders("x-cache")), (403, ["MISS"]))
+        code, _, headers = await self.get(index.replace("/key/", "/wrong/"))
+        self.assertEqual((code, headers.getRawHeaders("x-cache")), (403, ["MISS"]))
