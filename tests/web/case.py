@@ -139,7 +139,7 @@ class HTTPCase(SiteCase):
         self.world = World(names=NameRules(1000, allow_special=True))
         clock = self.world.clock
         self.timed = TimedAuthority(self.world.authority, clock)
-        self.metrics = Metrics(clock, self.world.broker, self.world.factory, self.timed, peers, self.relays)
+        self.metrics = Metrics(clock, self.world.broker, self.world.factory, self.timed, peers, relays=self.relays)
         self.port = free_port()
         endpoint = TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1")
         sampler = self.metrics.sampler
