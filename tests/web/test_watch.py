@@ -120,6 +120,7 @@ class StreamTests(WatchCase):
         viewer = await self.answered(FLV)
         last = self.group(publisher, 1)
         publisher.leave()
+        self.world.turn()
         await viewer.gone()
         self.assertEqual((viewer.bodies(), viewer.ended), (HEADERS + last, True))
 
