@@ -217,6 +217,7 @@ class LimitedConnection(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.site.answers[BAD_REQUEST] += 1
+        self._lost = True  # nothing more is read
         super()._respondToBadRequestAndDisconnect()
 
     def abort(self) -> None:
