@@ -132,10 +132,10 @@ class WatchResource(Resource):
         except Denied as denied:
             return _text(request, denied.code, str(denied))
 
-    def answer_known(self, connection: QuickConnection, request: QuickRequest, uri: bytes) -> None:
-        """Answers a request for a file that has been read before."""
+    def answer_known(self, connection: QuickConnection, request: QuickRequest, before: Visit) -> None:
+        """Answers a request for a file that has been read before, in a visit of perhaps somebody else."""
+        visit = Visit(before.target, connection.peer, before.token, before.query)
         try:
-            visit = self._viewers.access.visit(_origin_form(uri), connection.peer)
             self._serve_file(cast(Request, request), connection, visit)
         except Exception:
             _log.failure("a bug, which ends this connection")
@@ -145,7 +145,7 @@ class WatchResource(Resource):
         target = visit.target
         if target.file:
             if request.method == b"GET":
-                connection.remember(request.uri, request.args or {})
+                connection.remember(visit, request.args or {})
             self._serve_file(request, connection, visit)
             return NOT_DONE_YET
         if not target.format:
