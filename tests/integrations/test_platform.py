@@ -44,8 +44,9 @@ class RecordTests(SynchronousTestCase):
 
     def test_all_is_well(self) -> None:
         self.publish()
-        self.accept()
+        stream = self.accept()
         self.record.end(self.sender, "tv", "id", "key")
+        self.record.tell(stream)
         self.publish("no", told="NetStream.Publish.BadName")
         self.record.deny(self.record.ask(self.sender, "tv", "no"))
         self.publish("never asked", told="NetStream.Publish.BadName")
@@ -123,6 +124,24 @@ class RecordTests(SynchronousTestCase):
         self.record.end(self.sender, "tv", "first")
         self.record.end(self.sender, "tv", "second")
         self.assert_problems("asked about while")
+
+    def test_asked_side_by_side(self) -> None:
+        """The question about one that began before another was on air may be read after that; not one that began
+        later."""
+        for number, begins_later in enumerate([False, True]):
+            channel = f"tv-{number}"
+            first = self.record.publishing(channel, f"one {channel}")
+            rival = None if begins_later else self.record.publishing(channel, f"two {channel}")
+            one = self.accept(f"first of {channel}", first.key, channel)
+            self.record.told(first, STARTED)
+            rival = rival or self.record.publishing(channel, f"two {channel}")
+            two = self.accept(f"second of {channel}", rival.key, channel)
+            self.record.told(rival, "NetStream.Publish.BadName")
+            first.over = rival.over = True
+            for stream in one, two:
+                self.record.end(self.sender, channel, stream.stream_id)
+                self.record.tell(stream)
+        self.assert_problems("1 were accepted, 0 went on air", "stream 'second of tv-1'")
 
     def test_asked_before_the_end_was_answered(self) -> None:
         for number, told in enumerate([True, False]):

@@ -6,7 +6,9 @@ What must hold:
 - each accepted publish goes on air, unless its publisher left before the answer or its stream id could not be used;
 - each accepted stream gets one end, with its own id, channel and key, from the sender of its question;
 - no other stream gets an end;
-- from the acceptance of a stream until its end is answered, there is no other question about its channel.
+- from the acceptance of a stream until its end is answered, there is no other question about its channel. (Where its
+  publisher has heard that it is on air, this holds for publishes that begin after that: those that began before may
+  have been asked about side by side, and this process may read of that in any order.)
 
 What is excused, and nothing else:
 
@@ -51,6 +53,8 @@ class Publish:
 
     channel: str
     key: str
+    begun: int = 0
+    """When it was asked for, in the record's order."""
     told: str = ""
     told_at: int = 0
     """The place of that in the record's order."""
@@ -111,7 +115,7 @@ class Record:
     # What publishers do
 
     def publishing(self, channel: str, key: str) -> Publish:
-        publish = Publish(channel, key)
+        publish = Publish(channel, key, self._next())
         self.publishes[key].append(publish)
         self.counts["publishes"] += 1
         return publish
@@ -268,7 +272,7 @@ class Record:
             other.channel == stream.channel
             and other.answer is Answer.ACCEPTED
             and other.key != stream.key
-            and stream.asked < (other.on_air or other.accepted)
+            and self._begun(stream, other) < (other.on_air or other.accepted)
             and other.asked < stream.accepted
             for other in self.streams
         )
@@ -282,8 +286,20 @@ class Record:
             f"{other}: asked about while {stream} was on air"
             for stream in on_air
             for other in asked[stream.channel]
-            if not stream.may_be_late and (stream.on_air or stream.accepted) < other.asked < (stream.told or self._now)
+            if not stream.may_be_late
+            and (stream.on_air or stream.accepted) < self._begun(other, stream)
+            and other.asked < (stream.told or self._now)
         ]
+
+    def _begun(self, stream: Stream, rival: Stream) -> int:
+        """When ``stream`` was asked for by its publisher, where the rival's publisher is known to have been on air;
+        else when the question about it came."""
+        if not rival.on_air:
+            return stream.asked
+        return max(
+            (publish.begun for publish in self.publishes[stream.key] if publish.begun < stream.asked),
+            default=stream.asked,
+        )
 
     def _excuse(self, stream: Stream) -> None:
         stream.excused = True
