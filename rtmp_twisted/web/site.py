@@ -29,6 +29,13 @@ MAX_CONNECTIONS: Final = 64
 """Unfinished connections of the operators' site. The oldest one is closed in favour of a new one, so that a new one is
 always served."""
 
+YOUNG_SECONDS: Final = 0.25
+"""A connection is not closed for a new one before it is so old: else a burst of others could close it before its
+request, which may be there already, is read."""
+
+MORE: Final = 192
+"""So many more unfinished connections there may be while all are young."""
+
 MAX_UNFINISHED: Final = 4096
 """The same of the viewers' site, where those that ask for segments count between two requests as well."""
 
@@ -106,6 +113,8 @@ class LimitedConnection(HTTPChannel):
     site: LimitedSite
     peer = ""
     unread = 0
+    since = 0.0
+    """When it began to be unfinished, in the clock's seconds."""
     heir: Heir | None = None
     session: Session | None = None
     lost = False
@@ -241,6 +250,7 @@ class LimitedConnection(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.site.answers[BAD_REQUEST] += 1
+        self._lost = True  # nothing more is read
         super()._respondToBadRequestAndDisconnect()
 
     def abort(self) -> None:
@@ -310,22 +320,24 @@ class LimitedSite(Site):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         if len(self._unfinished) >= self._most:
-            if not self._full:
-                self._full = True
-                _log.warn("HTTP: {count} connections; the oldest are closed for new ones", count=self._most)
-            self._drop(next(iter(self._unfinished)))
+            oldest = next(iter(self._unfinished))
+            is_young = self.clock.seconds() - oldest.since < YOUNG_SECONDS
+            if not is_young or len(self._unfinished) >= self._most + MORE:
+                self._close_for_another(oldest)
         connection = super().buildProtocol(addr)
         connection.peer = textual_ip(getattr(addr, "host", ""))
         return connection
 
     def opened(self, connection: LimitedConnection) -> None:
         self.accepted += 1
-        self.connections[connection] = self._unfinished[connection] = None
+        self.connections[connection] = None
+        self.unfinished(connection)
         if self._limits is not None:
             self._limits.enter(connection.peer)
 
     def unfinished(self, connection: LimitedConnection) -> None:
         """It waits for a request, or until its answer has been read."""
+        connection.since = self.clock.seconds()
         self._unfinished.pop(connection, None)
         self._unfinished[connection] = None
 
@@ -362,6 +374,12 @@ class LimitedSite(Site):
 
     def log(self, request: Any) -> None:
         """Writes no access log: requests are logged like other events."""
+
+    def _close_for_another(self, oldest: LimitedConnection) -> None:
+        if not self._full:
+            self._full = True
+            _log.warn("HTTP: {count} connections; the oldest are closed for new ones", count=self._most)
+        self._drop(oldest)
 
     def _drop(self, connection: LimitedConnection) -> None:
         # Not only when it is lost, which is a moment later.

@@ -10,8 +10,8 @@ from tests.support.programs import Server, free_port
 
 SOUND_ALLOWED = "--autoplay-policy=no-user-gesture-required"
 
-BEHIND_SECONDS = 0.7
-"""From the time at which the encoder sent a frame until it is shown."""
+NEAR_SECONDS = 2.5
+"""What is near live on a machine that is busy with other tests."""
 
 STATE = "document.documentElement.dataset.state"
 WORDS = "document.getElementById('words').textContent"
@@ -75,7 +75,7 @@ class PageCase(TestCase):
     async def shows(self, page: Page, color: str) -> None:
         """It plays, near live, and its picture has this colour."""
         await page.until(f"{STATE} === 'playing' && {COLOR} === '{color}'", color)
-        await page.until(f"{BEHIND} > 0 && {BEHIND} < {BEHIND_SECONDS}", "near live")
+        await page.until(f"{BEHIND} > 0 && {BEHIND} < {NEAR_SECONDS}", "near live")
 
     def watched(self) -> int:
         """How often the server has begun to send a stream to a viewer."""

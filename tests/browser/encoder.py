@@ -16,6 +16,7 @@ from rtmp_twisted.wire.messages import AUDIO, VIDEO, Message
 from tests.support.clips import current_ffmpeg
 from tests.support.fakes import reactor, until
 from tests.support.flv import read_flv
+from tests.support.relay import is_keyframe
 from tests.support.rtmp_client import RTMPClient, client
 
 SECONDS = 20
@@ -64,6 +65,7 @@ class Encoder:
         self._next = 0  # of the film
         self._shift = 0  # of its timestamps, in milliseconds
         self._call: IDelayedCall | None = None
+        self._following: list[Message] | None = None
         self._client: RTMPClient
         case.addCleanup(self.pause)
 
@@ -83,10 +85,16 @@ class Encoder:
         await until(lambda: self.sent >= wanted, f"{more} ms of media")
 
     def switch(self, film: list[Message]) -> None:
-        """Goes on with another film."""
+        """Goes on with another film, at once: pictures that are not sent in the order in which they are shown may be
+        missing before it."""
         self._film = film
         self._shift = self.sent + 34
         self._next = 0
+
+    async def follow(self, film: list[Message]) -> None:
+        """Goes on with another film in place of the next keyframe, so that no picture is missing. Returns then."""
+        self._following = film
+        await until(lambda: self._following is None, "the next keyframe")
 
     def pause(self) -> None:
         """Sends nothing any more, and keeps its connection."""
@@ -108,6 +116,9 @@ class Encoder:
         now = int((time.time() - self.zero) * 1000)
         due = []
         while (timestamp := self._film[self._next].timestamp + self._shift) <= now:
+            if self._following is not None and is_keyframe(self._film[self._next]):
+                self._film, self._following = self._following, None
+                self._shift, self._next = timestamp, 0
             due.append(self._film[self._next]._replace(timestamp=timestamp))
             self.sent = max(self.sent, timestamp)
             self._next += 1

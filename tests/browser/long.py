@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.browser.case import BEHIND_SECONDS, PageCase
+from tests.browser.case import PageCase
+from tests.browser.test_page import BEHIND_SECONDS
 
 MILLISECONDS = 600_000
 
