@@ -52,8 +52,8 @@ class QuickRequest:
         self._code = code
 
     def setHeader(self, name: bytes | str, value: bytes | str) -> None:
-        encoded = (one.encode() if isinstance(one, str) else one for one in (name, value))
-        self._head.append(b"%s: %s\r\n" % tuple(encoded))
+        name = name.encode() if isinstance(name, str) else name
+        self._head.append(b"%s: %s\r\n" % (name, value.encode() if isinstance(value, str) else value))
 
     def write(self, data: bytes) -> None:
         self._body.append(data)
@@ -118,14 +118,14 @@ class QuickConnection(LimitedConnection):
         self.head = head
         self._in_body = True
         HTTPChannel.dataReceived(self, head)
-        if self._input and not self._busy:
-            self._schedule()
+        if not self._busy:
+            self.head = b""  # a body follows, which a head alone does not tell
+            if self._input:
+                self._schedule()
 
     def request_received(self) -> None:
         super().request_received()
         self._busy = True
-        if not self._in_body:
-            self.head = b""
         self._in_body = False
 
     def requestDone(self, request: Request) -> None:
@@ -133,13 +133,14 @@ class QuickConnection(LimitedConnection):
             self._writer.wait()
         super().requestDone(request)
 
-    def remember(self, uri: bytes, args: dict[bytes, list[bytes]]) -> None:
-        """The request that is being answered may be answered from its head alone when it comes again."""
+    def remember(self, wish: object, args: dict[bytes, list[bytes]]) -> None:
+        """The request that is being answered may be answered from its head alone when it comes again. ``wish`` is what
+        it asks for, ``args`` its query."""
         known = self.site.known
         if self.persistent and self.head and len(self.head) <= MAX_HEAD and b"\nExpect" not in self.head:
             if len(known) >= MAX_KNOWN:
                 known.clear()
-            known[self.head] = uri, args
+            known[self.head] = wish, args
 
     def answer(self, code: int, buffers: list[bytes | memoryview]) -> None:
         """Writes the answer to a request that was known."""
@@ -188,12 +189,12 @@ class QuickConnection(LimitedConnection):
 
 
 class QuickSite(LimitedSite):
-    """``answer_known`` is given a connection, a request, and the target of one that `QuickConnection.remember` got."""
+    """``answer_known`` is given a connection, a request, and the wish of one that `QuickConnection.remember` got."""
 
     protocol = QuickConnection
-    answer_known: Callable[[QuickConnection, QuickRequest, bytes], None]
+    answer_known: Callable[[QuickConnection, QuickRequest, Any], None]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.known: dict[bytes, tuple[bytes, dict[bytes, list[bytes]]]] = {}
+        self.known: dict[bytes, tuple[object, dict[bytes, list[bytes]]]] = {}
         """What heads ask for."""

@@ -27,6 +27,7 @@ from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.web import watch_page
 from rtmp_twisted.web.access import Denied, Visit
 from rtmp_twisted.web.answers import PREFLIGHT, SHARED
+from rtmp_twisted.web.hls_session import HLSSession
 from rtmp_twisted.web.paths import NoSuchPath
 from rtmp_twisted.web.quick import QuickConnection, QuickRequest, QuickSite
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedSite
@@ -132,10 +133,10 @@ class WatchResource(Resource):
         except Denied as denied:
             return _text(request, denied.code, str(denied))
 
-    def answer_known(self, connection: QuickConnection, request: QuickRequest, uri: bytes) -> None:
-        """Answers a request for a file that has been read before."""
+    def answer_known(self, connection: QuickConnection, request: QuickRequest, before: Visit) -> None:
+        """Answers a request for a file that has been read before, in a visit of perhaps somebody else."""
+        visit = Visit(before.target, connection.peer, before.token, before.query)
         try:
-            visit = self._viewers.access.visit(_origin_form(uri), connection.peer)
             self._serve_file(cast(Request, request), connection, visit)
         except Exception:
             _log.failure("a bug, which ends this connection")
@@ -145,7 +146,7 @@ class WatchResource(Resource):
         target = visit.target
         if target.file:
             if request.method == b"GET":
-                connection.remember(request.uri, request.args or {})
+                connection.remember(visit, request.args or {})
             self._serve_file(request, connection, visit)
             return NOT_DONE_YET
         if not target.format:
@@ -176,8 +177,7 @@ class WatchResource(Resource):
                 return
             try:
                 if denied is None:
-                    target = visit.target
-                    self._viewers.hls.answer(request, target.channel, visit.key, target.file, _carried(visit))
+                    self._answer_file(request, connection, visit)
                     return
             except Refused as refusal:
                 self._viewers.access.fail(visit)
@@ -188,6 +188,16 @@ class WatchResource(Resource):
         attempt = self._viewers.access.attempt(visit, _HLSLog(), judged)
         if attempt is not None:
             connection.hold()
+
+    def _answer_file(self, request: Request, connection: LimitedConnection, visit: Visit) -> None:
+        """The same for one who is let in. What it asks for next takes a shorter way. Raises Refused."""
+        target, suffix = visit.target, _carried(visit)
+        stream = self._viewers.hls.answer(request, target.channel, visit.key, target.file, suffix)
+        if stream is not None and connection.session is None and connection.site.keep_alive:
+            folder = request.uri.partition(b"?")[0].rpartition(b"/")[0] + b"/"
+            connection.session = HLSSession(
+                self._viewers.clock, connection, stream, folder, suffix[1:], suffix, visit.until
+            )
 
 
 class _HLSLog:
