@@ -189,7 +189,7 @@ class WatchResource(Resource):
         if attempt is not None:
             connection.hold()
 
-    def _answer_file(self, request: Request, connection: LimitedConnection, visit: Visit) -> None:
+    def _answer_file(self, request: Request, connection: QuickConnection, visit: Visit) -> None:
         """The same for one who is let in. What it asks for next takes a shorter way. Raises Refused."""
         target, suffix = visit.target, _carried(visit)
         stream = self._viewers.hls.answer(request, target.channel, visit.key, target.file, suffix)
