@@ -167,7 +167,7 @@ class Broker(Service):
             dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
         )
         if publication.state is PublishState.ENDED and publication.on_air_since is not None:
-            _tell_watchers(entry.channel)
+            self._tell_watchers(entry.channel)
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -307,9 +307,9 @@ class Broker(Service):
         self.scheduler.turns.for_each(
             strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
         )
-        for player in entry.channel.watched(started=False):
-            if player.watcher is not None:
-                player.watcher.publish_began(player)
+        self.scheduler.turns.for_each(
+            entry.channel.watched(started=False), lambda player: _tell_begin(entry.channel, player)
+        )
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
         if self.observer is not None:
@@ -351,12 +351,16 @@ class Broker(Service):
         """A lost publisher has not come back."""
         self._end_lost(entry)
         if entry.channel.unpublish():
-            _tell_watchers(entry.channel)
+            self._tell_watchers(entry.channel)
         self._went_off_air(entry)
 
     def _went_off_air(self, entry: _Entry) -> None:
         if self.observer is not None and entry.on_air is None:
             self.observer.went_off_air(entry.channel.name)
+
+    def _tell_watchers(self, channel: Channel) -> None:
+        """A publish has ended, and does not go on, unless another one is faster."""
+        self.scheduler.turns.for_each(channel.watched(started=True), lambda player: _tell_end(channel, player))
 
     def _end_lost(self, entry: _Entry) -> None:
         if entry.unpublish is not None and entry.unpublish.active():
@@ -503,11 +507,14 @@ def _publication(entry: _Entry) -> Publication | None:
     return entry.on_air or next(iter(entry.asking), None)
 
 
-def _tell_watchers(channel: Channel) -> None:
-    """A publish has ended, and does not go on."""
-    for player in channel.watched(started=True):
-        if player.watcher is not None:
-            player.watcher.publish_ended(player)
+def _tell_begin(channel: Channel, player: Player) -> None:
+    if channel.on_air and player in channel.players and not player.started and player.watcher is not None:
+        player.watcher.publish_began(player)
+
+
+def _tell_end(channel: Channel, player: Player) -> None:
+    if not channel.on_air and player in channel.players and player.watcher is not None:
+        player.watcher.publish_ended(player)
 
 
 def _received(publication: Publication) -> Traffic:

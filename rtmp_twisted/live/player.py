@@ -37,7 +37,8 @@ class PlayerOwner(Protocol):
 
 class PublishWatcher(Protocol):
     """Whoever has to know of a player where its channel's publishes begin and end: one who serves a single publish.
-    Nobody tells the player itself, as an RTMP player is told by messages in its stream."""
+    Nobody tells the player itself, as an RTMP player is told by messages in its stream. Called in a later turn of the
+    reactor, while the player is in its channel."""
 
     def publish_began(self, player: Player) -> None:
         """A publisher has come, whose key is right. The player, which has waited for it, may be started."""

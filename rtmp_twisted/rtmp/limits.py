@@ -15,8 +15,8 @@ from twisted.logger import Logger
 
 from rtmp_twisted.settings_types import EVERYONE, Networks
 
-SPARE_FILES = 128
-"""File descriptors that connections leave to the rest: up to 64 for operators, and ports, callbacks, logs, files."""
+SPARE_FILES = 320
+"""File descriptors that connections leave to the rest: up to 256 for operators, and ports, callbacks, logs, files."""
 
 _log = Logger()
 

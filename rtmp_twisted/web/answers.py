@@ -31,9 +31,14 @@ TOO_MANY_REQUESTS: Final = 429
 _PHRASES: Final = {**http.RESPONSES, TOO_MANY_REQUESTS: b"Too Many Requests"}
 
 
+def phrase(code: int) -> bytes:
+    """The words that go with a status."""
+    return _PHRASES.get(code, b"")
+
+
 def head(code: int, headers: dict[str, str]) -> bytes:
     """The head of an answer that ends with its connection (RFC 9112, sections 4 and 6.3)."""
-    lines = [f"HTTP/1.1 {code} {_PHRASES.get(code, b'').decode()}"]
+    lines = [f"HTTP/1.1 {code} {phrase(code).decode()}"]
     fields = {**SHARED, "Date": http.datetimeToString().decode(), "Connection": "close", **headers}
     lines += [f"{name}: {value}" for name, value in fields.items()]
     return "\r\n".join([*lines, "", ""]).encode()

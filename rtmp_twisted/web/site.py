@@ -29,6 +29,13 @@ MAX_CONNECTIONS: Final = 64
 """Unfinished connections of the operators' site. The oldest one is closed in favour of a new one, so that a new one is
 always served."""
 
+YOUNG_SECONDS: Final = 0.25
+"""A connection is not closed for a new one before it is so old: else a burst of others could close it before its
+request, which may be there already, is read."""
+
+MORE: Final = 192
+"""So many more unfinished connections there may be while all are young."""
+
 MAX_UNFINISHED: Final = 4096
 """The same of the viewers' site, where those that ask for segments count between two requests as well."""
 
@@ -92,6 +99,13 @@ class Heir(Protocol):
         """The connection is lost. Nothing is called after that."""
 
 
+class Session(Protocol):
+    """Who reads the following requests in place of HTTPChannel, where it can."""
+
+    def read(self, data: bytes) -> bool:
+        """Answers the request in ``data``, now or later; or returns False."""
+
+
 class LimitedConnection(HTTPChannel):
     """Closed when its time is over, and on a site without ``keep_alive`` after its first answer. ``peer`` is the
     client's address, textual; ``unread`` is the size of its answers in bytes."""
@@ -99,13 +113,17 @@ class LimitedConnection(HTTPChannel):
     site: LimitedSite
     peer = ""
     unread = 0
+    since = 0.0
+    """When it began to be unfinished, in the clock's seconds."""
     heir: Heir | None = None
+    session: Session | None = None
+    lost = False
     has_answered = False
     """Whether there was an answer on this connection, which may not have left yet."""
     _limit: IDelayedCall | None = None
     _answered: Request | None = None  # behind which the next one may be read
     _scheduled = False  # something is read in the next turn
-    _lost = False
+    _waits = False  # for an answer of the session's
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +157,7 @@ class LimitedConnection(HTTPChannel):
     def _read(self) -> bool:
         """Reads one request of what has come."""
         self._scheduled = False
-        if self._lost:
+        if self.lost or self._waits:
             return False
         data = b"".join(self._input)
         if len(data) > MAX_INPUT:
@@ -151,9 +169,33 @@ class LimitedConnection(HTTPChannel):
         if self.heir is not None:
             if data:
                 self.heir.received(data)
-        elif data:
+        elif data and not (self.session is not None and self._idle and self.session.read(data)):
             super().dataReceived(data)
         return False
+
+    @property
+    def _idle(self) -> bool:
+        """Whether the next byte is the first one of a request."""
+        return not (self.requests or self._handlingRequest or self._buffer) and bool(self.line_mode)
+
+    def wait(self) -> None:
+        """The session's answer has to wait. Nothing more is read until `answer`."""
+        self._waits = True
+        self.hold()
+
+    def answer(self, code: int, pieces: list[bytes]) -> None:
+        """Writes an answer of the session's."""
+        self._waits = False
+        self.has_answered = True
+        self.site.answers[code] += 1
+        size = sum(map(len, pieces))
+        self.unread += size
+        self.site.limit_unread(self, size)
+        cast(Any, self.transport).writeSequence(pieces)
+        self._arm(KEEP_ALIVE_SECONDS)
+        self.site.unfinished(self)
+        if self._input:
+            self._schedule()
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.heir is not None:  # what came in one piece with the request
@@ -208,13 +250,15 @@ class LimitedConnection(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.site.answers[BAD_REQUEST] += 1
+        self._lost = True  # nothing more is read
         super()._respondToBadRequestAndDisconnect()
 
     def abort(self) -> None:
         cast(Any, self.transport).abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
+        self.lost = True
+        self.session = None
         self._answered = None
         self._input.clear()
         self._disarm()
@@ -276,22 +320,24 @@ class LimitedSite(Site):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         if len(self._unfinished) >= self._most:
-            if not self._full:
-                self._full = True
-                _log.warn("HTTP: {count} connections; the oldest are closed for new ones", count=self._most)
-            self._drop(next(iter(self._unfinished)))
+            oldest = next(iter(self._unfinished))
+            is_young = self.clock.seconds() - oldest.since < YOUNG_SECONDS
+            if not is_young or len(self._unfinished) >= self._most + MORE:
+                self._close_for_another(oldest)
         connection = super().buildProtocol(addr)
         connection.peer = textual_ip(getattr(addr, "host", ""))
         return connection
 
     def opened(self, connection: LimitedConnection) -> None:
         self.accepted += 1
-        self.connections[connection] = self._unfinished[connection] = None
+        self.connections[connection] = None
+        self.unfinished(connection)
         if self._limits is not None:
             self._limits.enter(connection.peer)
 
     def unfinished(self, connection: LimitedConnection) -> None:
         """It waits for a request, or until its answer has been read."""
+        connection.since = self.clock.seconds()
         self._unfinished.pop(connection, None)
         self._unfinished[connection] = None
 
@@ -328,6 +374,12 @@ class LimitedSite(Site):
 
     def log(self, request: Any) -> None:
         """Writes no access log: requests are logged like other events."""
+
+    def _close_for_another(self, oldest: LimitedConnection) -> None:
+        if not self._full:
+            self._full = True
+            _log.warn("HTTP: {count} connections; the oldest are closed for new ones", count=self._most)
+        self._drop(oldest)
 
     def _drop(self, connection: LimitedConnection) -> None:
         # Not only when it is lost, which is a moment later.

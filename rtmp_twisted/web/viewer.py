@@ -219,11 +219,13 @@ class Viewer:
         self._finish_if_caught_up()
 
     def play_refused(self, player: Player, reason: str) -> None:
-        self._player = None
-        self._deny()
+        if self._player is player:
+            self._player = None
+            self._deny()
 
     def play_ended(self, player: Player, reason: str) -> None:
-        self.finish(reason)
+        if self._player is player:
+            self.finish(reason)
 
     def _drained(self) -> None:
         if self._player is not None:

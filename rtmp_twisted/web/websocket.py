@@ -120,7 +120,7 @@ class WebSocketViewer(Viewer):
 
     def received(self, data: bytes) -> None:
         super().received(data)
-        if self._protocol is not None:
+        if self._protocol is not None and self._closing_since is None:
             self._protocol.dataReceived(data)
 
     def lost(self, reason: Failure) -> None:

@@ -99,3 +99,34 @@ class Programs(TestCase):
         path.write_bytes(mux([metadata] + [tag._replace(timestamp=tag.timestamp + 0xFFFC00) for tag in media]))
         self.assertEqual(await self.times(path), [time + 0xFFFC00 for time in times])
         self.assertGreater(times[-1] + 0xFFFC00, 0x1000000)
+
+
+class FormatTests(SynchronousTestCase):
+    """The form of a stream: what its header says, and what has no place in it."""
+
+    def test_the_header_tells_of_what_is_known(self) -> None:
+        for types, flags in (((), 5), ((DATA_AMF0,), 5), ((AUDIO,), 4), ((DATA_AMF0, VIDEO), 1), ((AUDIO, VIDEO), 5)):
+            self.assertEqual(flv.FLVFormat().preamble(types)[4], flags, types)
+
+    def test_track_0_alone(self) -> None:
+        """In the form that players know who know no tracks."""
+        nano = b"\x02\0\0\x01"  # a ModEx prefix: its size less 1, and three bytes
+        many = b"\0\0\0\x05first" + b"\x01\0\0\x06second"
+        for type_id, body, expected in (
+            (VIDEO, b"\x17\x01\0\0\0frame", b"\x17\x01\0\0\0frame"),
+            (VIDEO, b"\x91avc1frame", b"\x91avc1frame"),
+            (VIDEO, b"\x96\x01avc1\0frame", b"\x91avc1frame"),
+            (VIDEO, b"\x96\x01avc1\x01frame", None),
+            (VIDEO, b"\xa6\x11avc1" + many, b"\xa1avc1first"),
+            (VIDEO, b"\xa6\x20avc1\0\0\0\x03one" + b"hvc1\x01\0\0\x03two", b"\xa0avc1one"),
+            (VIDEO, b"\x97" + nano + b"\x01avc1frame", b"\x97" + nano + b"\x01avc1frame"),
+            (VIDEO, b"\x97" + nano + b"\x06\x01avc1\x01frame", None),
+            (VIDEO, b"\x96\x01av", b"\x96\x01av"),
+            (AUDIO, b"\xaf\x01sound", b"\xaf\x01sound"),
+            (AUDIO, b"\x95\x01mp4a\0sound", b"\x91mp4asound"),
+            (AUDIO, b"\x95\x01mp4a\x02sound", None),
+            (VIDEO, b"", b""),
+        ):
+            parts: list[bytes | memoryview] = []
+            flv.FLVFormat().append(parts, type_id, 0, body)
+            self.assertEqual(bytes(parts[1]) if parts else None, expected, body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
+from rtmp_twisted.web import site
 from rtmp_twisted.web.site import ANSWER_SECONDS, MAX_BODY, MAX_CONNECTIONS, MAX_UNREAD, REQUEST_SECONDS
 from tests.support.fakes import Log, until, within
 from tests.web.case import Connection, HTTPCase
@@ -14,6 +15,26 @@ METRICS = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class SlowClientTests(HTTPCase):
+    def setUp(self) -> None:
+        self.patch(site, "MORE", 0)
+
+    async def test_a_burst(self) -> None:
+        """For a moment there may be more, so that what has come on each can be read."""
+        self.patch(site, "MORE", 10)
+        self.serve()
+        young = [await self.open() for _ in range(MAX_CONNECTIONS + 10)]
+        one = await self.open(HEALTH)
+        await within(one.ended)
+        self.assertIn(b"ok\n", one.answer)
+        await until(lambda: young[0].ended.called, "the end of the oldest")
+        self.assertFalse(any(other.ended.called for other in young[1:]))
+        self.world.clock.advance(site.YOUNG_SECONDS)
+        another = await self.open(HEALTH)
+        await within(another.ended)
+        await until(lambda: young[1].ended.called, "the end of the next")
+        for other in young:
+            other.transport.loseConnection()
+
     async def test_many_half_requests(self) -> None:
         """A new connection is served in place of the oldest, however many there are."""
         self.serve("a token")

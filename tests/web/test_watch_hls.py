@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rtmp_twisted.rtmp.guessing import GuessingLimits
@@ -13,6 +14,11 @@ from tests.support.rtmp_client import AAC_HEADER
 from tests.web.watch_case import ANYONE, STREAM_KEY, TOKEN, Viewer, WatchCase
 
 HOME = f"/tv/{STREAM_KEY}/"
+
+
+def lines(answer: bytes) -> list[bytes]:
+    """The lines of an answer, but for the date."""
+    return [line for line in answer.split(b"\r\n") if not line.lower().startswith(b"date:")]
 
 
 class SiteTests(WatchCase):
@@ -40,6 +46,12 @@ class SiteTests(WatchCase):
         viewer = await self.answer(path, **more)
         self.assertEqual(viewer.code, 200, viewer.connection.answer)
         return viewer.body.decode()
+
+    async def answers(self, viewer: Viewer, count: int) -> None:
+        await until(lambda: viewer.connection.answer.count(b"HTTP/1.1 ") == count, "the answers")
+
+    async def whole(self, viewer: Viewer, length: int) -> None:
+        await until(lambda: len(viewer.connection.answer) >= length, "the answer")
 
     async def test_a_session(self) -> None:
         """Relative addresses lead from the page's folder to everything; pages of any site may load it."""
@@ -73,10 +85,90 @@ class SiteTests(WatchCase):
         [stream] = self.viewers.hls._streams.values()
         await until(lambda: len(stream._waiting) == 2, "the requests")
         leaving.connection.transport.abortConnection()
-        await until(lambda: any(one.gone for one in stream._waiting), "the end of one")
+        await until(lambda: any(one.asker.gone for one in stream._waiting), "the end of one")
         self.assertEqual(waiting.connection.answer, b"")
         self.go_on(9, 0.5)
         await until(lambda: b"#EXTM3U" in waiting.connection.answer, "the playlist")
+
+    async def test_the_following_requests_of_a_connection(self) -> None:
+        """They are answered as the first one is, byte by byte."""
+        self.serve()
+        self.start()
+        await self.text(HOME + "index.m3u8")
+        self.go_on(7, 2)
+        playlist = parse(await self.text(HOME + "v0.m3u8"))
+        newest = playlist.segments[-1]
+        reload = f"v0.m3u8?_HLS_msn={newest.number}&_HLS_part=0&_HLS_skip=YES"
+        files = ["index.m3u8", "v0.m3u8", reload, playlist.parts[-1].uri, playlist.segments[0].map, "nothing.m4s"]
+        files += ["v0.m3u8?_HLS_msn=x", "v0.m3u8?_HLS_part=1"]
+        alone = [(await self.answer(HOME + file)).connection.answer for file in files]
+        viewer = await self.answer(HOME + "index.m3u8")
+        [connection] = [one for one in self.site.connections if one.session is not None and not one.lost][-1:]
+        reads = []
+        for file, expected in zip(files, alone, strict=True):
+            viewer.connection.answer = b""
+            parser = connection.requests
+            viewer.connection.transport.write(f"GET {HOME}{file} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await self.whole(viewer, len(expected))
+            self.assertEqual(sorted(lines(viewer.connection.answer)), sorted(lines(expected)))
+            reads.append(len(parser))
+        self.assertEqual(sum(reads), 0)
+        self.assertEqual(connection.site.answers[200], 5 + 3 + 5)
+
+    async def test_other_requests_of_a_connection(self) -> None:
+        """They take the usual way: two in one piece, HEAD, another path, the last one."""
+        self.serve()
+        self.start()
+        viewer = await self.answer(HOME + "index.m3u8")
+        self.go_on(7, 2)
+        for request, codes in (
+            (f"GET {HOME}v0.m3u8 HTTP/1.1\r\nHost: a\r\n\r\n" * 2, [200, 200]),
+            (f"HEAD {HOME}v0.m3u8 HTTP/1.1\r\nHost: a\r\n\r\n", [200]),
+            (f"GET {HOME}v0.m3u8?token=x HTTP/1.1\r\nHost: a\r\n\r\n", [200]),
+            ("GET /tv/wrong/v0.m3u8 HTTP/1.1\r\nConnection: close\r\n\r\n", [403]),
+        ):
+            viewer.connection.answer = b""
+            viewer.connection.transport.write(request.encode())
+            await self.answers(viewer, len(codes))
+            found = [int(code) for code in re.findall(rb"HTTP/1.1 (\d+) ", viewer.connection.answer)]
+            self.assertEqual((request, found), (request, codes))
+        await viewer.gone()
+
+    async def test_a_session_that_waits(self) -> None:
+        """What comes in the meantime is answered behind it; the client may leave."""
+        self.serve()
+        self.start()
+        viewer, other = await self.answer(HOME + "index.m3u8"), await self.answer(HOME + "index.m3u8")
+        self.go_on(7, 2)
+        playlist = parse(await self.text(HOME + "v0.m3u8"))
+        newest = playlist.segments[-1]
+        path = f"{HOME}v0.m3u8?_HLS_msn={newest.number}&_HLS_part={len(newest.parts)}"
+        for one in viewer, other:
+            one.connection.answer = b""
+            one.connection.transport.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        [stream] = self.viewers.hls._streams.values()
+        await until(lambda: len(stream._waiting) == 2, "the requests")
+        viewer.connection.transport.write(f"GET {HOME}index.m3u8 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        other.connection.transport.abortConnection()
+        await until(lambda: any(one.asker.gone for one in stream._waiting), "the end of one")
+        self.assertEqual(viewer.connection.answer, b"")
+        self.go_on(9, 0.5)
+        await until(lambda: viewer.connection.answer.count(b"#EXTM3U") == 2, "both answers")
+        self.assertLess(viewer.connection.answer.index(b"PART"), viewer.connection.answer.index(b"STREAM-INF"))
+
+    async def test_a_token_that_expires_during_a_session(self) -> None:
+        self.serve(TOKEN)
+        self.start()
+        token = self.token(seconds=20)
+        request = f"GET /tv/v0.m3u8?token={token} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        viewer = await self.answer(f"/tv/index.m3u8?token={token}")
+        self.go_on(7, 2)
+        for seconds, code in (0, b" 200 "), (10, b" 200 "), (11, b" 403 "):
+            self.world.clock.advance(seconds)
+            viewer.connection.answer = b""
+            viewer.connection.transport.write(request)
+            await until(lambda: b"\r\n\r\n" in viewer.connection.answer, "an answer")
+            self.assertIn(code, viewer.connection.answer[:20])
 
     async def test_a_wrong_key(self) -> None:
         """It is counted as a guess, for playlists and for segments."""

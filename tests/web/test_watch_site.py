@@ -11,7 +11,7 @@ from twisted.logger import LogLevel
 
 from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.settings_types import Networks
-from rtmp_twisted.web import watch
+from rtmp_twisted.web import site, watch
 from rtmp_twisted.web.metrics import Metrics, TimedAuthority
 from rtmp_twisted.web.serializers import serialize_channel
 from rtmp_twisted.web.site import ANSWER_SECONDS, KEEP_ALIVE_SECONDS, MAX_BODY, REQUEST_SECONDS
@@ -148,6 +148,7 @@ class LimitTests(WatchCase):
     async def test_many_half_requests(self) -> None:
         """The oldest make room; those who watch or wait stay."""
         self.patch(watch, "MAX_UNFINISHED", 40)
+        self.patch(site, "MORE", 0)
         self.serve()
         log = Log(self)
         publisher = self.on_air()

@@ -48,10 +48,6 @@ def secured(target: Target) -> socket.socket:
     return context.wrap_socket(connect(target, target.web_ssl_port))
 
 
-def any_port(target: Target) -> int:
-    return random.choice((target.web_port, target.web_ssl_port, target.http_port))
-
-
 # Strangers
 
 
@@ -139,12 +135,12 @@ STRANGERS = [
 
 
 def half_requests(target: Target) -> None:
-    """Connections to all HTTP ports that never finish their request, one after the other as fast as they can."""
+    """Connections to the viewers' ports that never finish their request, one after the other as fast as they can."""
     with ExitStack() as stack:
         for _ in range(HELD):
             if target.is_over:
                 return
-            connection = stack.enter_context(connect(target, any_port(target)))
+            connection = stack.enter_context(connect(target, random.choice((target.web_port, target.web_ssl_port))))
             connection.sendall(b"GET /tv/key.flv HTTP/1.1\r\nHost: localhost\r\nX: ")
 
 
