@@ -161,7 +161,7 @@ def fuzz_media(data: bytes) -> None:
     for type_id, classify in (VIDEO, tags.classify_video), (AUDIO, tags.classify_audio):
         kind = classify(data)
         ended = tags.TrackCodecs().ended_slots(type_id, data)
-        assert len(ended) <= 2 * tags.MAX_TRACKS and (kind == tags.OTHER or not ended)
+        assert len(ended) <= 2 * tags.MAX_TRACKS and (kind in (tags.HEADER, tags.OTHER) or not ended)
         parts: list[bytes | memoryview] = []
         assert flv.append_tag(parts, type_id, len(data), data) == sum(map(len, parts))
         assert parse_flv(flv.header() + b"".join(parts)) == [Message(type_id, 1, len(data), data)]
