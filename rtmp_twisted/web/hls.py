@@ -1,6 +1,6 @@
 """HLS with low-latency parts: a channel's segments, made while somebody asks for them. Used by watch.py.
 
-    request -> HLS.answer -> Stream (of a channel, while there are requests) -> _Variant (of a video track)
+    request -> HLS.answer -> _Stream (of a channel, while there are requests) -> _Variant (of a video track)
                                                                                   Player -> Segmenter -> playlists
 
 To the channel a variant is a player of fragmented MP4 like any other, whose writer takes everything. Playlists and
@@ -16,7 +16,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -81,13 +81,6 @@ class Answer:
     seconds: int = 1
     immutable: bool = False
 
-    @property
-    def caching(self) -> bytes:
-        """The Cache-Control field."""
-        if not self.seconds:
-            return b"no-store"
-        return b"public, max-age=%d%s" % (self.seconds, b", immutable" if self.immutable else b"")
-
 
 def _problem(code: int, text: str, seconds: int = 1) -> Answer:
     return Answer(code, (f"{text}\n".encode(),), seconds=seconds)
@@ -140,48 +133,15 @@ def _reload(arguments: dict[bytes, list[bytes]]) -> tuple[int, int] | Answer | N
     return int(segment), int(part) if part else -1
 
 
-class Asker(Protocol):
-    """A request."""
-
-    @property
-    def gone(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-
-    def wait(self) -> None:
-        """The answer has to wait."""
-
-    def answer(self, answer: Answer) -> None:
-        """Answers it."""
-
-
-class _RequestAsker:
-    """A request of twisted.web."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.gone = False
-
-    def wait(self) -> None:
-        hold = getattr(self._request.channel, "hold", None)
-        if hold is not None:
-            hold()
-        self._request.notifyFinish().addErrback(self._lost)
-
-    def answer(self, answer: Answer) -> None:
-        _write(self._request, answer)
-
-    def _lost(self, _: Failure) -> None:
-        self.gone = True
-
-
-@frozen
+@define(eq=False)
 class _Waiting:
     """A request that cannot be answered yet."""
 
-    asker: Asker
+    request: Request
     wanted: Wanted
     deadline: float
     late: Answer
+    gone: bool = False
 
 
 class _Sink:
@@ -215,7 +175,7 @@ class _Sink:
 class _Variant:
     """A video track with the first sound track, or sound alone."""
 
-    def __init__(self, stream: Stream, track: int, number: int, keyframe_seconds: float | None) -> None:
+    def __init__(self, stream: _Stream, track: int, number: int, keyframe_seconds: float | None) -> None:
         options = stream.hls
         self.name = f"v{track}"
         self.segmenter = Segmenter(options.segment_seconds, options.part_seconds, number, keyframe_seconds)
@@ -249,7 +209,7 @@ class _Variant:
             self._stream.grown()
 
 
-class Stream:
+class _Stream:
     """The segments of a channel's publish. Between publishes, it waits for the next one."""
 
     def __init__(self, hls: HLS, channel_name: str, key: str | None) -> None:
@@ -286,8 +246,8 @@ class Stream:
             self.hls.broker.leave(player)
         self.hls.forget(self)
         for waiting in self._waiting:
-            if not waiting.asker.gone:
-                waiting.asker.answer(answer)
+            if not waiting.gone:
+                _write(waiting.request, answer)
         self._waiting.clear()
 
     # What the channel asks for
@@ -350,27 +310,30 @@ class Stream:
 
     # Requests
 
-    @property
-    def closed(self) -> bool:
-        """Whether it is gone for good."""
-        return self._channel is None
-
-    def ask(self, asker: Asker, wanted: Wanted) -> None:
+    def ask(self, request: Request, wanted: Wanted) -> None:
         """Answers a request, now or when it can be answered."""
         self.asked_at = self.hls.clock.seconds()
         if wanted.track is None:
             self._add_tracks()
         answer = self._find(wanted)
         if answer is not None:
-            asker.answer(answer)
+            _write(request, answer)
             return
         target = None
         if wanted.track in self.variants:
             target = self.variants[wanted.track].segmenter.target
         seconds = WAIT_SECONDS if target is None else WAIT_TARGETS * target
         late = _LATE if self.on_air else _NOBODY
-        asker.wait()
-        self._waiting.append(_Waiting(asker, wanted, self.asked_at + seconds, late))
+        waiting = _Waiting(request, wanted, self.asked_at + seconds, late)
+        hold = getattr(request.channel, "hold", None)
+        if hold is not None:
+            hold()
+
+        def lost(_: Failure) -> None:
+            waiting.gone = True
+
+        request.notifyFinish().addErrback(lost)
+        self._waiting.append(waiting)
 
     def grown(self) -> None:
         """There is something new: answers those who have waited for it, in the next turns."""
@@ -384,13 +347,13 @@ class Stream:
         for _ in range(min(ANSWERS_AT_ONCE, self._unseen, len(self._waiting))):
             self._unseen -= 1
             waiting = self._waiting.popleft()
-            if waiting.asker.gone:
+            if waiting.gone:
                 continue
             answer = self._find(waiting.wanted)
             if answer is None:
                 self._waiting.append(waiting)
             else:
-                waiting.asker.answer(answer)
+                _write(waiting.request, answer)
         self._answering = self._unseen > 0 and bool(self._waiting)
         return self._answering
 
@@ -400,10 +363,10 @@ class Stream:
             self.close(_NOBODY)
             return
         for waiting in list(self._waiting):
-            if waiting.asker.gone or now >= waiting.deadline:
+            if waiting.gone or now >= waiting.deadline:
                 self._waiting.remove(waiting)
-                if not waiting.asker.gone:
-                    waiting.asker.answer(waiting.late)
+                if not waiting.gone:
+                    _write(waiting.request, waiting.late)
 
     def _find(self, wanted: Wanted) -> Answer | None:
         """The answer to a request; None where it has to wait."""
@@ -462,11 +425,10 @@ class HLS:
     segment_seconds: float = 2
     part_seconds: float = 0.3
     now: Callable[[], float] = time.time
-    _streams: dict[tuple[str, str | None], Stream] = field(factory=dict)
+    _streams: dict[tuple[str, str | None], _Stream] = field(factory=dict)
 
-    def answer(self, request: Request, channel: str, key: str | None, file: str, suffix: bytes = b"") -> Stream | None:
-        """Answers a request for a file of a channel, now or later (it is not finished when this returns). Returns the
-        channel's stream, if there is one.
+    def answer(self, request: Request, channel: str, key: str | None, file: str, suffix: bytes = b"") -> None:
+        """Answers a request for a file of a channel, now or later (it is not finished when this returns).
 
         ``key`` is what the publisher's key has to be, None where the viewer was let in by other means. ``suffix`` is
         what each URI in playlists gets, such as ``?token=…``. Raises Refused where the key is wrong.
@@ -474,21 +436,20 @@ class HLS:
         wanted = Wanted.parse(file, request.args or {}, suffix)
         if isinstance(wanted, Answer):
             _write(request, wanted)
-            return None
+            return
         stream = self._streams.get((channel, key))
         if stream is None:
             if wanted.track is not None and wanted.kind != "playlist":
                 self._compare(channel, key)
                 _write(request, _GONE)
-                return None
+                return
             if sum(not other.on_air for other in self._streams.values()) >= MAX_STREAMS:
                 _write(request, _NOBODY)
-                return None
-            stream = Stream(self, channel, key)
+                return
+            stream = _Stream(self, channel, key)
             stream.open()
             self._streams[channel, key] = stream
-        stream.ask(_RequestAsker(request), wanted)
-        return stream
+        stream.ask(request, wanted)
 
     def check(self) -> None:
         """Called every second. Never raises."""
@@ -504,7 +465,7 @@ class HLS:
         for stream in list(self._streams.values()):
             stream.close(_STOPPING)
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: _Stream) -> None:
         """The stream is closed."""
         self._streams.pop((stream.channel_name, stream.key), None)
 
@@ -527,7 +488,8 @@ def _write(request: Request, answer: Answer) -> None:
     request.setResponseCode(answer.code)
     request.setHeader(b"Content-Type", answer.content_type)
     request.setHeader(b"Content-Length", b"%d" % sum(map(len, answer.body)))
-    request.setHeader(b"Cache-Control", answer.caching)
+    caching = b"public, max-age=%d" % answer.seconds if answer.seconds else b"no-store"
+    request.setHeader(b"Cache-Control", caching + (b", immutable" if answer.immutable else b""))
     if request.method != b"HEAD":
         for piece in answer.body:
             request.write(piece)

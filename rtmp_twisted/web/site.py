@@ -99,13 +99,6 @@ class Heir(Protocol):
         """The connection is lost. Nothing is called after that."""
 
 
-class Session(Protocol):
-    """Who reads the following requests in place of HTTPChannel, where it can."""
-
-    def read(self, data: bytes) -> bool:
-        """Answers the request in ``data``, now or later; or returns False."""
-
-
 class LimitedConnection(HTTPChannel):
     """Closed when its time is over, and on a site without ``keep_alive`` after its first answer. ``peer`` is the
     client's address, textual; ``unread`` is the size of its answers in bytes."""
@@ -116,14 +109,12 @@ class LimitedConnection(HTTPChannel):
     since = 0.0
     """When it began to be unfinished, in the clock's seconds."""
     heir: Heir | None = None
-    session: Session | None = None
-    lost = False
     has_answered = False
     """Whether there was an answer on this connection, which may not have left yet."""
     _limit: IDelayedCall | None = None
     _answered: Request | None = None  # behind which the next one may be read
     _scheduled = False  # something is read in the next turn
-    _waits = False  # for an answer of the session's
+    _lost = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +148,7 @@ class LimitedConnection(HTTPChannel):
     def _read(self) -> bool:
         """Reads one request of what has come."""
         self._scheduled = False
-        if self.lost or self._waits:
+        if self._lost:
             return False
         data = b"".join(self._input)
         if len(data) > MAX_INPUT:
@@ -169,33 +160,9 @@ class LimitedConnection(HTTPChannel):
         if self.heir is not None:
             if data:
                 self.heir.received(data)
-        elif data and not (self.session is not None and self._idle and self.session.read(data)):
+        elif data:
             super().dataReceived(data)
         return False
-
-    @property
-    def _idle(self) -> bool:
-        """Whether the next byte is the first one of a request."""
-        return not (self.requests or self._handlingRequest or self._buffer) and bool(self.line_mode)
-
-    def wait(self) -> None:
-        """The session's answer has to wait. Nothing more is read until `answer`."""
-        self._waits = True
-        self.hold()
-
-    def answer(self, code: int, pieces: list[bytes]) -> None:
-        """Writes an answer of the session's."""
-        self._waits = False
-        self.has_answered = True
-        self.site.answers[code] += 1
-        size = sum(map(len, pieces))
-        self.unread += size
-        self.site.limit_unread(self, size)
-        cast(Any, self.transport).writeSequence(pieces)
-        self._arm(KEEP_ALIVE_SECONDS)
-        self.site.unfinished(self)
-        if self._input:
-            self._schedule()
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.heir is not None:  # what came in one piece with the request
@@ -257,8 +224,7 @@ class LimitedConnection(HTTPChannel):
         cast(Any, self.transport).abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = True
-        self.session = None
+        self._lost = True
         self._answered = None
         self._input.clear()
         self._disarm()

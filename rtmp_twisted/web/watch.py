@@ -27,7 +27,6 @@ from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.web import watch_page
 from rtmp_twisted.web.access import Denied, Visit
 from rtmp_twisted.web.answers import PREFLIGHT, SHARED
-from rtmp_twisted.web.hls_session import HLSSession
 from rtmp_twisted.web.paths import NoSuchPath
 from rtmp_twisted.web.quick import QuickConnection, QuickRequest, QuickSite
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedSite
@@ -177,7 +176,8 @@ class WatchResource(Resource):
                 return
             try:
                 if denied is None:
-                    self._answer_file(request, connection, visit)
+                    target = visit.target
+                    self._viewers.hls.answer(request, target.channel, visit.key, target.file, _carried(visit))
                     return
             except Refused as refusal:
                 self._viewers.access.fail(visit)
@@ -188,16 +188,6 @@ class WatchResource(Resource):
         attempt = self._viewers.access.attempt(visit, _HLSLog(), judged)
         if attempt is not None:
             connection.hold()
-
-    def _answer_file(self, request: Request, connection: QuickConnection, visit: Visit) -> None:
-        """The same for one who is let in. What it asks for next takes a shorter way. Raises Refused."""
-        target, suffix = visit.target, _carried(visit)
-        stream = self._viewers.hls.answer(request, target.channel, visit.key, target.file, suffix)
-        if stream is not None and connection.session is None and connection.site.keep_alive:
-            folder = request.uri.partition(b"?")[0].rpartition(b"/")[0] + b"/"
-            connection.session = HLSSession(
-                self._viewers.clock, connection, stream, folder, suffix[1:], suffix, visit.until
-            )
 
 
 class _HLSLog:

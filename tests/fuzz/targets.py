@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.web.http import parse_qs
 
@@ -21,7 +20,6 @@ from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
 from rtmp_twisted.media.segments import MAX_SEGMENTS, PART_OVERHEAD, Segmenter
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
 from rtmp_twisted.web import hls
-from rtmp_twisted.web.hls_session import HLSSession
 from rtmp_twisted.web.playlists import media_playlist
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
@@ -244,29 +242,6 @@ def fuzz_hls(data: bytes) -> None:
         assert wanted.track is None or 0 <= wanted.track <= 255
         assert 0 <= wanted.number < 10**12
         assert wanted.reload is None or (0 <= wanted.reload[0] < 10**12 and -1 <= wanted.reload[1] < 10**12)
-    for request in data, b"GET /c/k/" + data, b"GET /c/k/" + data + b" HTTP/1.1\r\n\r\n":
-        fake: Any = FakeHLS()
-        taken = HLSSession(Clock(), fake, fake, b"/c/k/", b"token=x", b"?token=x", None).read(request)
-        assert taken == (len(fake.asked) + len(fake.answered) == 1), request
-        assert not taken or (request.endswith(b"\r\n\r\n") and b"token=x" in request), request
-
-
-class FakeHLS:
-    """A connection, and the stream that its session is for."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.asked: list[hls.Wanted] = []
-        self.answered: list[int] = []
-
-    def request_received(self) -> None: ...
-
-    def answer(self, code: int, pieces: list[bytes]) -> None:
-        self.answered.append(code)
-
-    def ask(self, asker: hls.Asker, wanted: hls.Wanted) -> None:
-        self.asked.append(wanted)
 
 
 def fuzz_coordinator(data: bytes) -> None:

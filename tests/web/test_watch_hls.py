@@ -85,7 +85,7 @@ class SiteTests(WatchCase):
         [stream] = self.viewers.hls._streams.values()
         await until(lambda: len(stream._waiting) == 2, "the requests")
         leaving.connection.transport.abortConnection()
-        await until(lambda: any(one.asker.gone for one in stream._waiting), "the end of one")
+        await until(lambda: any(one.gone for one in stream._waiting), "the end of one")
         self.assertEqual(waiting.connection.answer, b"")
         self.go_on(9, 0.5)
         await until(lambda: b"#EXTM3U" in waiting.connection.answer, "the playlist")
@@ -103,17 +103,11 @@ class SiteTests(WatchCase):
         files += ["v0.m3u8?_HLS_msn=x", "v0.m3u8?_HLS_part=1"]
         alone = [(await self.answer(HOME + file)).connection.answer for file in files]
         viewer = await self.answer(HOME + "index.m3u8")
-        [connection] = [one for one in self.site.connections if one.session is not None and not one.lost][-1:]
-        reads = []
         for file, expected in zip(files, alone, strict=True):
             viewer.connection.answer = b""
-            parser = connection.requests
             viewer.connection.transport.write(f"GET {HOME}{file} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             await self.whole(viewer, len(expected))
             self.assertEqual(sorted(lines(viewer.connection.answer)), sorted(lines(expected)))
-            reads.append(len(parser))
-        self.assertEqual(sum(reads), 0)
-        self.assertEqual(connection.site.answers[200], 5 + 3 + 5)
 
     async def test_other_requests_of_a_connection(self) -> None:
         """They take the usual way: two in one piece, HEAD, another path, the last one."""
@@ -150,7 +144,7 @@ class SiteTests(WatchCase):
         await until(lambda: len(stream._waiting) == 2, "the requests")
         viewer.connection.transport.write(f"GET {HOME}index.m3u8 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         other.connection.transport.abortConnection()
-        await until(lambda: any(one.asker.gone for one in stream._waiting), "the end of one")
+        await until(lambda: any(one.gone for one in stream._waiting), "the end of one")
         self.assertEqual(viewer.connection.answer, b"")
         self.go_on(9, 0.5)
         await until(lambda: viewer.connection.answer.count(b"#EXTM3U") == 2, "both answers")
