@@ -28,7 +28,7 @@ Framing: TypeAlias = tuple[Callable[[int], bytes], bytes]
 
 
 class FragmentForm(NamedTuple):
-    """What a player reads (`Player(form=...)`): a video track and the first audio track, or (None) all tracks."""
+    """What a player reads (``Player(form=...)``): a video track and the first audio track, or (None) all tracks."""
 
     video_track: int | None = 0
     framing: Framing | None = None

@@ -174,7 +174,8 @@ def _descriptor(tag: int, content: bytes) -> bytes:
 def initialization(tracks: Sequence[tuple[int, TrackForm]]) -> Initialization:
     """Returns the initialisation section of some tracks, by their ids.
 
-    Behind the ``ftyp`` box stands a ``free`` box, which players skip. What it holds is described at `description`.
+    Behind the ``ftyp`` box stands a ``free`` box, which players skip. It holds JSON for the watch page: the media type,
+    and of each track id, kind, timescale and codec.
     """
     text = json.dumps(_description(tracks)).encode()
     movie = full_box(
