@@ -59,7 +59,8 @@ class QuickRequest:
         self._body.append(data)
 
     def finish(self) -> None:
-        status = b"HTTP/1.1 %d %s\r\nDate: %s\r\n" % (self._code, answers.phrase(self._code), datetimeToString())
+        date = self.channel.site.date()
+        status = b"HTTP/1.1 %d %s\r\nDate: %s\r\n" % (self._code, answers.phrase(self._code), date)
         self.channel.answer(self._code, [b"".join((status, _SHARED, *self._head, b"\r\n")), *self._body])
 
     def lost(self, reason: Failure) -> None:
@@ -198,3 +199,12 @@ class QuickSite(LimitedSite):
         super().__init__(*arguments)
         self.known: dict[bytes, tuple[object, dict[bytes, list[bytes]]]] = {}
         """What heads ask for."""
+        self._date = b""
+        self._date_made = -1
+
+    def date(self) -> bytes:
+        """The date as an answer's head has it, made once a second."""
+        second = int(self.clock.seconds())
+        if second != self._date_made:
+            self._date_made, self._date = second, datetimeToString()
+        return self._date

@@ -169,7 +169,6 @@ class WatchResource(Resource):
     def _serve_file(self, request: Request, connection: QuickConnection, visit: Visit) -> None:
         """A playlist, segment or part of HLS."""
         lost: list[Failure] = []
-        request.notifyFinish().addErrback(lost.append)
 
         def judged(denied: Denied | None) -> None:
             if lost:
@@ -186,7 +185,8 @@ class WatchResource(Resource):
             request.finish()
 
         attempt = self._viewers.access.attempt(visit, _HLSLog(), judged)
-        if attempt is not None:
+        if attempt is not None:  # it waits, for its address has failed before
+            request.notifyFinish().addErrback(lost.append)
             connection.hold()
 
 
