@@ -1,7 +1,8 @@
 """HTTP for operators: health, metrics, which channels, pushes and pulls there are, and ways to end or add some.
 
 tap.py makes an `OperatorHTTP` only when HTTP_PORT is set. It is for the people who run the server, and listens on
-loopback or wants a token. Still, no request may cost much or do harm, and /healthz is always answered.
+loopback or wants a token. Still, no request may cost much or do harm, and
+/healthz is answered however many slow clients there are.
 """
 
 from __future__ import annotations
