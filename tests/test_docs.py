@@ -122,7 +122,8 @@ class CommandTests(TestCase):
         await encoder.kill()
 
     def run_command(self, command: str) -> Program:
-        return Program(self, "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec {command}")
+        # The page of ./tools/serve has a fixed port, which another test may use at the same time.
+        return Program(self, "env", "WEB_PORT=0", "sh", "-c", f"cd {shlex.quote(str(ROOT))} && exec {command}")
 
 
 def replaced(text: str, words: dict[str, str]) -> str:
