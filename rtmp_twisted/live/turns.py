@@ -58,6 +58,11 @@ class Turns:
         if left:
             self.add(some)
 
+    def let_publishers_be_read(self) -> None:
+        """Called behind pieces of work of which there may be many in one turn."""
+        if self.before is not None:
+            self.before()
+
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -65,8 +70,7 @@ class Turns:
 
     def _run(self) -> None:
         self._scheduled = False
-        if self.before is not None:
-            self.before()
+        self.let_publishers_be_read()
         began = self._clock.seconds()
         for _ in range(len(self._work)):
             work = self._work.popleft()

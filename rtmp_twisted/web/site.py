@@ -124,6 +124,7 @@ class LimitedConnection(HTTPChannel):
         super().connectionMade()
         self._arm(REQUEST_SECONDS)
         self.site.opened(self)
+        self.site.turns.let_publishers_be_read()  # for many may come at once, or go
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         if self.site.keep_alive and super().checkPersistence(request, version):
@@ -236,6 +237,7 @@ class LimitedConnection(HTTPChannel):
                 super().connectionLost(reason)
         finally:
             self.site.closed(self)
+            self.site.turns.let_publishers_be_read()
 
     def _arm(self, seconds: float) -> None:
         if self._limit is not None and self._limit.active():

@@ -35,6 +35,17 @@ class SlowClientTests(HTTPCase):
         for other in young:
             other.transport.loseConnection()
 
+    async def test_publishers_are_read_in_between(self) -> None:
+        """Behind each connection that comes or goes: there may be many in one turn."""
+        self.serve()
+        glances: list[None] = []
+        self.world.broker.scheduler.turns.before = lambda: glances.append(None)
+        there = [await self.open() for _ in range(5)]
+        await until(lambda: len(glances) == 5, "a glance for each that came")
+        for one in there:
+            one.transport.loseConnection()
+        await until(lambda: len(glances) == 10, "a glance for each that went")
+
     async def test_many_half_requests(self) -> None:
         """A new connection is served in place of the oldest, however many there are."""
         self.serve("a token")
