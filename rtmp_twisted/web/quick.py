@@ -18,7 +18,7 @@ from twisted.web.server import Request
 
 from rtmp_twisted.rtmp.writer import Writer, writer_for
 from rtmp_twisted.web import answers
-from rtmp_twisted.web.site import KEEP_ALIVE_SECONDS, MAX_INPUT, LimitedConnection, LimitedSite
+from rtmp_twisted.web.site import KEEP_ALIVE_SECONDS, LimitedConnection, LimitedSite
 
 MAX_HEAD: Final = 2048
 """Bytes of the longest head that is remembered."""
@@ -84,9 +84,7 @@ class QuickConnection(LimitedConnection):
         self._scheduled = False
         if self._lost:
             return False
-        data = b"".join(self._input)
-        if len(data) > MAX_INPUT:
-            cast(Any, self.transport).resumeProducing()
+        data = self._unread_input()
         request, self._answered = self._answered, None
         if request is not None:
             self._busy = False

@@ -146,14 +146,19 @@ class LimitedConnection(HTTPChannel):
             self._scheduled = True
             self.site.turns.add(self._read)
 
+    def _unread_input(self) -> bytes:
+        """What has come and is not read yet. Takes more from the socket again, if that was too much."""
+        data = b"".join(self._input)
+        if len(data) > MAX_INPUT:
+            cast(Any, self.transport).resumeProducing()
+        return data
+
     def _read(self) -> bool:
         """Reads one request of what has come."""
         self._scheduled = False
         if self._lost:
             return False
-        data = b"".join(self._input)
-        if len(data) > MAX_INPUT:
-            cast(Any, self.transport).resumeProducing()
+        data = self._unread_input()
         self._input.clear()
         request, self._answered = self._answered, None
         if request is not None:
