@@ -246,8 +246,8 @@ class Settings:
     web_play: str = setting(
         one_of("key", "token", "anyone"),
         "key",
-        "who may watch with a browser. `key`: whoever has the publisher's key. `token`: whoever has a token that is"
-        " signed with PLAY_SECRET. `anyone`: everybody, and the addresses have no key",
+        "who may watch with a browser. `key`: everyone who has the publisher's key. `token`: everyone who has a token"
+        " that is signed with PLAY_SECRET. `anyone`: everyone; addresses then have no key",
     )
     play_secret: str = setting(
         SECRET, "", "HS256 secret of the tokens of viewers, at least 32 bytes. RTMP players may use them as well"
