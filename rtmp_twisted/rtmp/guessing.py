@@ -12,12 +12,13 @@ and never leads to a refusal. An encoder that tries a wrong key for ever locks o
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 FIRST_WAIT: Final = 0.125
@@ -108,6 +109,28 @@ class GuessingLimits:
     def remembered(self) -> int:
         """How many addresses, and pairs of address and channel, it knows something of."""
         return len(self._sources) + len(self._targets)
+
+    def attempt(
+        self, address: str, channel: str, key: str, then: Callable[[bool], None], bug: Callable[[], None]
+    ) -> IDelayedCall | None:
+        """Calls ``then`` with whether an attempt is refused: at once, or after the wait of an address that has failed
+        before. That wait is returned, and may be cancelled. ``bug`` is called where ``then`` raises after a wait."""
+        if not self.suspects(address):
+            then(False)
+            return None
+        wait = self.wait(address, channel, key)
+        if wait:
+            return self._clock.callLater(wait, self._attempt_later, address, channel, key, then, bug)
+        then(self.refuses(address, channel, key))
+        return None
+
+    def _attempt_later(
+        self, address: str, channel: str, key: str, then: Callable[[bool], None], bug: Callable[[], None]
+    ) -> None:
+        try:
+            then(self.refuses(address, channel, key))
+        except Exception:
+            bug()
 
     def suspects(self, address: str) -> bool:
         """Returns whether an address has failed lately. If not, the other questions need not be asked."""

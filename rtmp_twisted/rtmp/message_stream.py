@@ -383,32 +383,25 @@ class MessageStream:
 
     def _attempt(self, command: str, key: str, go_on: Callable[[], None]) -> None:
         """Calls ``go_on``, which looks at the key: later if the address has failed with others, or not at all."""
-        options, address = self.session.options, self.session.connection.peer
-        if not options.guessing.suspects(address):
-            go_on()
-            return
-        wait = options.guessing.wait(address, self.channel, key)
-        if wait:
-            self._waiting = options.clock.callLater(wait, self._attempt_later, command, key, go_on)
-            self.session.changed()
-        else:
-            self._attempt_now(command, key, go_on)
-
-    def _attempt_later(self, command: str, key: str, go_on: Callable[[], None]) -> None:
-        try:
-            self._attempt_now(command, key, go_on)
-        except Exception:
-            self.session.log.failure("a bug, which ends this connection")
-            self.session.connection.abort("internal error")
-
-    def _attempt_now(self, command: str, key: str, go_on: Callable[[], None]) -> None:
         session = self.session
-        self._waiting = None
-        if session.options.guessing.refuses(session.connection.peer, self.channel, key):
-            self.end("too many wrong keys")
-            self.refuse(command, "BadName", "too many wrong keys from this address, try again later", quiet=True)
-        else:
-            go_on()
+
+        def judged(refused: bool) -> None:
+            self._waiting = None
+            if refused:
+                self.end("too many wrong keys")
+                self.refuse(command, "BadName", "too many wrong keys from this address, try again later", quiet=True)
+            else:
+                go_on()
+
+        self._waiting = session.options.guessing.attempt(
+            session.connection.peer, self.channel, key, judged, self._end_for_bug
+        )
+        if self._waiting is not None:
+            session.changed()
+
+    def _end_for_bug(self) -> None:
+        self.session.log.failure("a bug, which ends this connection")
+        self.session.connection.abort("internal error")
 
     def _fail(self, command: str, key: str) -> None:
         session = self.session

@@ -96,29 +96,22 @@ class Access:
         if visit.peer not in self.players:
             then(Denied(http.FORBIDDEN, "this address may not watch"))
             return None
-        channel, secret = visit.target.channel, visit.secret
-        guessing = self.guessing
-        if secret and guessing.suspects(visit.peer):
-            wait = guessing.wait(visit.peer, channel, secret)
-            if wait:
-                return self.clock.callLater(wait, self._attempt_later, visit, log, then)
-            if guessing.refuses(visit.peer, channel, secret):
-                then(too_many_guesses())
-                return None
-        then(self._judge(visit))
-        return None
+        if not visit.secret:
+            then(self._judge(visit))
+            return None
+
+        def judged(refused: bool) -> None:
+            then(too_many_guesses() if refused else self._judge(visit))
+
+        def bug() -> None:
+            log.failure(_BUG)
+            then(Denied(http.INTERNAL_SERVER_ERROR, "internal error"))
+
+        return self.guessing.attempt(visit.peer, visit.target.channel, visit.secret, judged, bug)
 
     def fail(self, visit: Visit) -> None:
         """Its key is not the publisher's."""
         self.guessing.fail("play", visit.peer, visit.target.channel, visit.secret)
-
-    def _attempt_later(self, visit: Visit, log: Logged, then: Callable[[Denied | None], None]) -> None:
-        try:
-            refused = self.guessing.refuses(visit.peer, visit.target.channel, visit.secret)
-            then(too_many_guesses() if refused else self._judge(visit))
-        except Exception:
-            log.failure(_BUG)
-            then(Denied(http.INTERNAL_SERVER_ERROR, "internal error"))
 
     def _judge(self, visit: Visit) -> Denied | None:
         if visit.token is None:
