@@ -308,7 +308,7 @@ class ViewerTests(SynchronousTestCase):
     def viewer(self, format: str, is_sampled: bool, stream: bytes, piece: int, head: bytes = HEAD) -> http.Viewer:
         """One that gets ``stream`` in pieces of so many bytes."""
         source = frames.Stream(2500, start=1, end=100)
-        viewer = http.Viewer(self.address, "app", "key", format, source, is_sampled, self.latencies.append)
+        viewer = http.Viewer(self.address, "app", "key", format, False, source, is_sampled, self.latencies.append)
         self.addCleanup(viewer.socket.close)
         data = head + stream
         for start in range(0, len(data), piece):
