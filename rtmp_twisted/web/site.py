@@ -11,6 +11,7 @@ for many of them.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -112,7 +113,8 @@ class LimitedConnection(HTTPChannel):
     has_answered = False
     """Whether there was an answer on this connection, which may not have left yet."""
     _deadline: float | None = None  # when it is closed, in the clock's seconds
-    _limit: IDelayedCall | None = None  # looks at it, perhaps before
+    _limit: IDelayedCall | None = None  # looks at that, when it is due or before
+    _look_at = inf  # when that is
     _answered: Request | None = None  # behind which the next one may be read
     _scheduled = False  # something is read in the next turn
     _lost = False
@@ -253,21 +255,25 @@ class LimitedConnection(HTTPChannel):
             self.site.turns.let_publishers_be_read()
 
     def _arm(self, seconds: float) -> None:
-        self._deadline = self.site.clock.seconds() + seconds
-        if self._limit is not None and self._limit.getTime() > self._deadline:
-            self._limit.reset(seconds)
-        elif self._limit is None:
-            self._limit = self.site.clock.callLater(seconds, self._check_deadline)
+        self._deadline = deadline = self.site.clock.seconds() + seconds
+        if deadline < self._look_at:
+            self._look_later(deadline, seconds)
 
     def _disarm(self) -> None:
         self._deadline = None
 
+    def _look_later(self, moment: float, seconds: float) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._look_at = moment
+        self._limit = self.site.clock.callLater(seconds, self._check_deadline)
+
     def _check_deadline(self) -> None:
-        self._limit = None
+        self._limit, self._look_at = None, inf
         if self._deadline is not None:
             left = self._deadline - self.site.clock.seconds()
             if left > 0:
-                self._limit = self.site.clock.callLater(left, self._check_deadline)
+                self._look_later(self._deadline, left)
             else:
                 self.abort()
 
