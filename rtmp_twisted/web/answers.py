@@ -32,6 +32,9 @@ TOO_MANY_REQUESTS: Final = 429
 SMALL: Final = 16 * 1024
 """Bytes of an answer up to which its head and its body are put together."""
 
+OVERHEAD: Final = 1500
+"""Bytes of memory that an answer takes beside its body."""
+
 _SHARED_LINES: Final = "".join(f"{name}: {value}\r\n" for name, value in SHARED.items()).encode()
 
 _PHRASES: Final = {**http.RESPONSES, TOO_MANY_REQUESTS: b"Too Many Requests"}
@@ -85,6 +88,11 @@ class Answer:
         )
         self._date = b""
         self._message: list[bytes | memoryview] = []
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes beside long bodies, which are others'."""
+        return OVERHEAD + (2 * self.size if self.size <= SMALL else 0)
 
     def message(self, date: bytes) -> list[bytes | memoryview]:
         """Returns it as it leaves on a persistent connection (RFC 9112, section 4), in pieces. ``date`` is that of the

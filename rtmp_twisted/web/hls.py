@@ -56,7 +56,7 @@ MAX_AHEAD: Final = 2
 ANSWERS_AT_ONCE: Final = 64
 """Requests that are answered in one turn of the reactor, of those that have waited."""
 
-MAX_ANSWERS: Final = 256
+MAX_ANSWERS: Final = 64
 """Answers of a stream that are kept until something changes."""
 
 LASTING_SECONDS: Final = 3600
@@ -258,10 +258,12 @@ class _Stream:
     # What the channel asks for
 
     def held(self) -> int:
-        """Bytes of memory that its segments take."""
-        return sum(variant.segmenter.held for variant in self.variants.values())
+        """Bytes of memory that its segments and answers take."""
+        segments = sum(variant.segmenter.held for variant in self.variants.values())
+        return segments + sum(answer.held for answer in self._answers.values())
 
     def shrink(self) -> None:
+        self.changed()
         for variant in self.variants.values():
             variant.segmenter.forget(KEPT_SEGMENTS)
             variant.changed()

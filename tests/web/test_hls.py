@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.web import hls as hls_module
-from rtmp_twisted.web.answers import Answer
+from rtmp_twisted.web.answers import OVERHEAD, Answer
 from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS, Wanted
 from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import Message
@@ -444,6 +444,23 @@ class LifeTests(HLSCase):
         channel.account.settle()
         self.assertLess(channel.account.held, held - sum(map(len, bodies[:-4])))
         self.assertEqual(len(parse(self.text("v0.m3u8")).complete), hls_module.KEPT_SEGMENTS)
+
+    def test_answers_that_are_kept(self) -> None:
+        """Not many, on the channel's account, and until something is new."""
+        self.patch(hls_module, "MAX_ANSWERS", 5)
+        self.publish()
+        self.play(7)
+        self.text("index.m3u8")
+        [stream] = self.hls._streams.values()
+        self.play(2, start=7)
+        before = stream.held()
+        size = len(self.text("v0.m3u8?_HLS_msn=1&_HLS_part=0"))
+        self.assertGreater(stream.held() - before, size)
+        for number in range(1, 30):
+            self.text(f"v0.m3u8?_HLS_msn=1&_HLS_part={number}")
+            self.assertLessEqual(stream.held() - before, 5 * (2 * size + OVERHEAD))
+        self.play(0.5, start=9)
+        self.assertEqual(stream._answers, {})
 
     def test_the_server_stops(self) -> None:
         request = self.get("index.m3u8")
