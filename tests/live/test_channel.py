@@ -503,7 +503,7 @@ STEPS = st.lists(
 
 
 class AnyScheduleTests(SynchronousTestCase):
-    @settings(deadline=None, max_examples=300)
+    @settings(max_examples=300)
     @given(STEPS, st.sampled_from([0, 2000, 10**6]), st.booleans(), st.sampled_from([1, 3, 8]), st.integers(2, 12))
     def test_any(self, steps: list[tuple[str, Any]], cache: int, whole: bool, merge: int, gop: int) -> None:
         """Whatever happens, each player gets headers, then a keyframe, then frames in order; gaps end at keyframes."""
