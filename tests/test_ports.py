@@ -43,7 +43,7 @@ class AcceptsTests(TestCase):
         ports.listen()
         self.addCleanup(ports.close)
         [port] = ports._ports
-        where = port.getHost()
+        where: Any = port.getHost()
         for _ in range(MANY):
             client = socket.socket(family)
             self.addCleanup(client.close)
