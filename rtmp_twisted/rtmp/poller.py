@@ -61,8 +61,8 @@ class Reader(Protocol):
 
 @implementer(IReadDescriptor)
 class PublisherPoller:
-    """Is with the reactor as long as it has readers, or with the clock while it reads in rounds. ``flush`` hands on what
-    they have received. ``stopwatch`` gives the seconds of CPU time that the process has taken."""
+    """Is with the reactor as long as it has readers, or with the clock while it reads in rounds. ``flush`` hands on
+    what they have received. ``stopwatch`` gives the seconds of CPU time that the process has taken."""
 
     def __init__(
         self,

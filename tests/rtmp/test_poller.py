@@ -247,7 +247,7 @@ class RoundTests(PublisherPollerCase):
 
     def test_nobody_is_left(self) -> None:
         one, _ = self.take("one")
-        two, far = self.take("two")
+        two, _ = self.take("two")
         self.busy(1.0)
         self.poller.remove(one)
         self.poller.remove(two)
