@@ -259,7 +259,12 @@ class RoundTests(PublisherPollerCase):
         one, one_end = self.take("one")
         two, _ = self.take("two")
         self.busy(1.0)
-        one.then = lambda: [self.poller.remove(each) for each in (one, two)] and None
+
+        def remove_both() -> None:
+            self.poller.remove(one)
+            self.poller.remove(two)
+
+        one.then = remove_both
         one_end.sendall(b"1")
         self.clock.advance(0.05)
         self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
