@@ -339,7 +339,7 @@ MESSAGES = st.lists(
 
 
 class AnyMessages(SynchronousTestCase):
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(MESSAGES)
     def test_the_stream_is_well_formed(self, messages: list[Message]) -> None:
         """Each frame is there once at most, and all are in the order in which they came."""
