@@ -210,24 +210,26 @@ def fuzz_fmp4(data: bytes) -> None:
         assert len(stream) <= 2 * sent + fmp4.CREDIT + fmp4.FRAGMENT_HEADER * len(found)
         if not steps_back:
             check_stream(parse_mp4(stream))
-        check_segments(stream, [len(entry.head) + len(entry.frame) for entry in entries], data)
+        check_segments(entries, data)
 
 
-def check_segments(stream: bytes, sizes: list[int], cuts: bytes) -> None:
-    """A stream that comes in any pieces of whole fragments is cut into parts, which hold each byte once at most."""
+def check_segments(entries: list[mp4.Entry], cuts: bytes) -> None:
+    """A stream is cut into parts, which are runs of its fragments, each of them in one part at most. Initialisation
+    sections are not in parts, and end one unless they are the same as before."""
     segmenter = Segmenter(1, 0.3, 1)
-    offset = 0
-    for number, size in enumerate(sizes):
-        segmenter.feed(stream[offset : offset + size], cuts[number % len(cuts)] / 100)
-        offset += size
+    fragments = b"".join(part for entry in entries if entry.type_id for part in (entry.head, entry.frame))
+    fed = 0
+    for number, entry in enumerate(entries):
+        segmenter.feed(entry.head + entry.frame, cuts[number % len(cuts)] / 100)
+        fed += len(entry.head) + len(entry.frame)
         assert len(segmenter.segments) < MAX_SEGMENTS
-        assert segmenter.held <= len(stream) + 2 * PART_OVERHEAD * len(sizes)
+        assert segmenter.held <= fed + 2 * PART_OVERHEAD * len(entries)
     segmenter.end()
     parts = [part for segment in segmenter.segments for part in segment.parts]
     assert (
         [part.number for part in parts] == list(range(parts[0].number, parts[0].number + len(parts))) if parts else True
     )
-    assert all(part.data in stream and part.duration >= 0 for part in parts)
+    assert all(part.data in fragments and part.duration >= 0 for part in parts)
     if parts:
         text = media_playlist(segmenter, "v0", False, {})
         assert len(text) < 2000 + 200 * (len(parts) + len(segmenter.segments)), text
