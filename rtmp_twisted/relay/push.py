@@ -1,4 +1,4 @@
-"""A push: a channel that is published to another server, while it is on air. Made by relays.
+"""A push: a channel that is published to another server, while it is on air. Made by pushes.
 
 To the channel it is a reader like a player: slow, it loses groups of pictures, and nobody else notices. What it reads
 is the log's own bytes, but for each message's header: the message stream is the other server's, and time begins at 0.
