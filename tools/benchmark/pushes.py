@@ -4,8 +4,8 @@
 The right ones, and the one that refuses, are channels of a second process of this server. Players of the load read them
 there, and compare each byte. The slow one is behind a connection that passes on so many bytes a second.
 
-All of them share a core with the viewers, which in earnest are on other machines. So they run at idle priority where
-latency is judged: they get what the viewers leave of that core, and the latency is the server's.
+All of them share a core with the viewers, but in earnest they are other machines. So where latency is judged, the
+server and the viewers run at real-time priority, if that is allowed: they do not wait for anything else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from . import peers
@@ -60,7 +60,7 @@ def main() -> int:
     with_pushes, without, problems = [], [], []
     try:
         for _ in range(options.repeat):
-            figures, wrong = run(peer, cores, options.seconds, RIGHT, options.no_latency)
+            figures, wrong = run(peer, cores, options.seconds, RIGHT, not options.no_latency)
             with_pushes.append(figures)
             problems += wrong
             without.append(figures if options.no_latency else run(peer, cores, options.seconds, 0)[0])
@@ -83,7 +83,9 @@ def _compare(with_pushes: dict[str, float], without: dict[str, float], busy: flo
     for name in "p50", "p99":
         print(f"viewers' {name}: {without[name]:.2f} ms without pushes, {with_pushes[name]:.2f} ms with")
     print(f"server: CPU {without['cpu']:.1f} % and {with_pushes['cpu']:.1f} %, ", end="")
-    print(f"memory {without['rss'] / 1e6:.0f} MB and {with_pushes['rss'] / 1e6:.0f} MB; others took {busy:.0f} % of a core")
+    print(
+        f"memory {without['rss'] / 1e6:.0f} MB and {with_pushes['rss'] / 1e6:.0f} MB; others took {busy:.0f} % of a core"
+    )
     if busy > MAX_OTHER_PCT:
         print("the machine was busy with other work: the latency is not judged")
     elif with_pushes["p99"] > P99_RATIO * without["p99"]:
@@ -94,9 +96,9 @@ def _compare(with_pushes: dict[str, float], without: dict[str, float], busy: flo
 
 
 def run(
-    peer: Peer, cores: Cores, seconds: float, right: int, equal: bool = False
+    peer: Peer, cores: Cores, seconds: float, right: int, real_time: bool = True
 ) -> tuple[dict[str, float], list[str]]:
-    """One run; returns its figures, and what is wrong. ``equal``: the targets have the same priority as the viewers."""
+    """One run; returns its figures, and what is wrong."""
     http = free_port(HOST)
     with ExitStack() as stack:
         rules: list[str] = []
@@ -107,8 +109,6 @@ def run(
             servers.append(target)
             stopped = [stack.enter_context(serving(peer, set(cores.load))) for _ in range(2)]
             slow = stack.enter_context(throttle(target_port))
-            if not equal:
-                _let_others_first(target.process.pid)
             rules = [f"{CHANNEL}=rtmp://{HOST}:{target_port}/{peers.push_name(number)}/key" for number in range(right)]
             rules += [f"{CHANNEL}=rtmp://{HOST}:{port}/app/key" for _, port in stopped]
             rules += [f"{CHANNEL}=rtmp://{HOST}:{target_port}/app/k!ey", f"{CHANNEL}=rtmp://{HOST}:{slow}/slow/key"]
@@ -123,8 +123,9 @@ def run(
         for job in jobs:
             processes.append(LoadProcess(job, loads))
             stack.callback(processes[-1].stop)
-        if right and not equal:
-            _let_others_first(processes[1].pid)
+        if real_time:
+            for pid in server.process.pid, processes[0].pid:
+                _run_at_once(pid)
         for process in processes:
             process.await_event("published", SETUP_TIMEOUT_S)
         time.sleep(2)  # pushes connect
@@ -158,8 +159,10 @@ def run(
     return figures, problems
 
 
-def _let_others_first(pid: int) -> None:
-    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+def _run_at_once(pid: int) -> None:
+    """Real-time priority for a process, if that is allowed."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 def _cpu_ns(servers: list[Server]) -> int:
