@@ -83,9 +83,8 @@ def _compare(with_pushes: dict[str, float], without: dict[str, float], busy: flo
     for name in "p50", "p99":
         print(f"viewers' {name}: {without[name]:.2f} ms without pushes, {with_pushes[name]:.2f} ms with")
     print(f"server: CPU {without['cpu']:.1f} % and {with_pushes['cpu']:.1f} %, ", end="")
-    print(
-        f"memory {without['rss'] / 1e6:.0f} MB and {with_pushes['rss'] / 1e6:.0f} MB; others took {busy:.0f} % of a core"
-    )
+    print(f"memory {without['rss'] / 1e6:.0f} MB and {with_pushes['rss'] / 1e6:.0f} MB", end="")
+    print(f"; others took {busy:.0f} % of a core")
     if busy > MAX_OTHER_PCT:
         print("the machine was busy with other work: the latency is not judged")
     elif with_pushes["p99"] > P99_RATIO * without["p99"]:
