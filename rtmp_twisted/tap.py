@@ -138,7 +138,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     timed = timed_authority(settings, reactor, authority)
     turns = Turns(reactor)
     scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns)
-    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
+    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending, time.thread_time)
     turns.before = poller.poll_if_due
     broker = Broker(
         reactor,
