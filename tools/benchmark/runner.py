@@ -107,7 +107,8 @@ class LoadProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        os.sched_setaffinity(self._process.pid, {core})
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, {core})
         assert self._process.stdin and self._process.stdout
         self._orders, self._events = self._process.stdin, self._process.stdout
 
