@@ -26,10 +26,10 @@ from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
 from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
+from rtmp_twisted.live.notices import Notices
 from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
-from rtmp_twisted.live.relays import ChannelObserver
 from rtmp_twisted.live.traffic import Traffic
 
 STOP_SECONDS: Final = 5.0
@@ -89,8 +89,7 @@ class Broker(Service):
         return_seconds: float = 5.0,
         server_id: str = "",
     ) -> None:
-        self.observer: ChannelObserver | None = None
-        """Who is told what happens; set where there are pushes or pulls."""
+        self.notices = Notices(scheduler.turns)
         self.server_id = server_id
         self.clock = clock
         self.scheduler = scheduler
@@ -163,11 +162,9 @@ class Broker(Service):
                 self._went_off_air(entry)
         entry.asking.pop(publication, None)
         self._tidy(entry)
-        self.scheduler.turns.for_each(
-            dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
-        )
+        self.notices.dismissed(dismissed)
         if publication.state is PublishState.ENDED and publication.on_air_since is not None:
-            self._tell_watchers(entry.channel)
+            self.notices.publish_ended(entry.channel)
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -304,16 +301,11 @@ class Broker(Service):
         strangers = entry.channel.begin(None if publication.any_key else publication.key, self._path(publication))
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
-        self.scheduler.turns.for_each(
-            strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
-        )
-        self.scheduler.turns.for_each(
-            entry.channel.watched(started=False), lambda player: _tell_begin(entry.channel, player)
-        )
+        self.notices.refused(strangers, "the publisher that came has another key")
+        self.notices.publish_began(entry.channel)
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
-        if self.observer is not None:
-            self.observer.went_on_air(publication)
+        self.notices.went_on_air(publication)
 
     def _failed(self, failure: Failure, publication: Publication) -> None:
         self._log.failure("a publish on channel {name!r} failed", failure, name=publication.name)
@@ -351,16 +343,12 @@ class Broker(Service):
         """A lost publisher has not come back."""
         self._end_lost(entry)
         if entry.channel.unpublish():
-            self._tell_watchers(entry.channel)
+            self.notices.publish_ended(entry.channel)
         self._went_off_air(entry)
 
     def _went_off_air(self, entry: _Entry) -> None:
-        if self.observer is not None and entry.on_air is None:
-            self.observer.went_off_air(entry.channel.name)
-
-    def _tell_watchers(self, channel: Channel) -> None:
-        """A publish has ended, and does not go on, unless another one is faster."""
-        self.scheduler.turns.for_each(channel.watched(started=True), lambda player: _tell_end(channel, player))
+        if entry.on_air is None:
+            self.notices.went_off_air(entry.channel.name)
 
     def _end_lost(self, entry: _Entry) -> None:
         if entry.unpublish is not None and entry.unpublish.active():
@@ -380,8 +368,7 @@ class Broker(Service):
         if channel.on_air and not player.push and not channel.accepts(player):
             raise Refused("the key is not the publisher's")
         channel.add(player)
-        if self.observer is not None and not player.push:
-            self.observer.player_came(name, player.key)
+        self.notices.player_came(player)
         return channel.on_air
 
     def path(self, name: str) -> str:
@@ -398,9 +385,8 @@ class Broker(Service):
         for player in refused:
             entry.channel.leave(player)
         self._tidy(entry)
-        self.scheduler.turns.for_each(refused, lambda player: player.owner.play_refused(player, reason))
-        if self.observer is not None:
-            self.observer.player_left(name)
+        self.notices.refused(refused, reason)
+        self.notices.player_left(name)
 
     def _path(self, publication: Publication) -> str:
         return ",".join([*publication.path, self.server_id]) if self.server_id else ""
@@ -417,8 +403,8 @@ class Broker(Service):
         if entry is not None:
             entry.channel.leave(player)
             self._tidy(entry)
-            if self.observer is not None and not player.push:
-                self.observer.player_left(entry.channel.name)
+            if not player.push:
+                self.notices.player_left(entry.channel.name)
 
     # Commands
 
@@ -505,16 +491,6 @@ def _is_pull(claim: Claim) -> bool:
 
 def _publication(entry: _Entry) -> Publication | None:
     return entry.on_air or next(iter(entry.asking), None)
-
-
-def _tell_begin(channel: Channel, player: Player) -> None:
-    if channel.on_air and player in channel.players and not player.started and player.watcher is not None:
-        player.watcher.publish_began(player)
-
-
-def _tell_end(channel: Channel, player: Player) -> None:
-    if not channel.on_air and player in channel.players and player.watcher is not None:
-        player.watcher.publish_ended(player)
 
 
 def _received(publication: Publication) -> Traffic:

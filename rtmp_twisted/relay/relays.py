@@ -118,12 +118,12 @@ class RelayService(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._broker.observer = self
+        self._broker.notices.observer = self
         self._pulls.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        self._broker.observer = None
+        self._broker.notices.observer = None
         gone = [*self._pushes.stop(), *self._pulls.stop()]
         return DeferredList(gone, consumeErrors=True).addCallback(lambda _: None)
 
