@@ -16,10 +16,10 @@ from rtmp_twisted.live.turns import Turns
 
 
 class Notices:
-    """``observer`` is who else hears of channels; it is set where there are pushes or pulls."""
+    """``observers`` are who else hears of channels: where there are pushes, pulls or other workers."""
 
     def __init__(self, turns: Turns) -> None:
-        self.observer: ChannelObserver | None = None
+        self.observers: list[ChannelObserver] = []
         self._turns = turns
 
     # To players
@@ -43,20 +43,21 @@ class Notices:
     # To pushes and pulls
 
     def went_on_air(self, publication: Publication) -> None:
-        if self.observer is not None:
-            self.observer.went_on_air(publication)
+        for observer in self.observers:
+            observer.went_on_air(publication)
 
     def went_off_air(self, channel: str) -> None:
-        if self.observer is not None:
-            self.observer.went_off_air(channel)
+        for observer in self.observers:
+            observer.went_off_air(channel)
 
     def player_came(self, player: Player) -> None:
-        if self.observer is not None and not player.push:
-            self.observer.player_came(player.channel_name, player.key)
+        if player.peer or not player.push:
+            for observer in self.observers:
+                observer.player_came(player.channel_name, player.key)
 
     def player_left(self, channel: str) -> None:
-        if self.observer is not None:
-            self.observer.player_left(channel)
+        for observer in self.observers:
+            observer.player_left(channel)
 
 
 def _tell_begin(channel: Channel, player: Player) -> None:
