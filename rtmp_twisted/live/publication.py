@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.channel import Channel
+from rtmp_twisted.live.directory import Key
 from rtmp_twisted.live.headers import KeptHeaders, Program
 from rtmp_twisted.live.log import MediaLog
 from rtmp_twisted.live.timestamps import Timestamps
@@ -92,7 +93,8 @@ class PublicationOwner(Protocol):
 class Publication:
     """``client_ip`` is the source's address; times are the broker's clock's seconds. ``stream_id`` is empty until the
     publish is on air, and may be the key: it is not for the log. ``pulled``: what another server plays, which makes
-    room for a publish; ``any_key``: its players may have any key; ``path``: the servers that it has passed."""
+    room for a publish; ``edge``: what another worker has, which claims no place; ``any_key``: its players may have any
+    key; ``path``: the servers that it has passed."""
 
     def __init__(
         self,
@@ -103,13 +105,16 @@ class Publication:
         pulled: bool = False,
         any_key: bool = False,
         path: tuple[str, ...] = (),
+        edge: bool = False,
     ) -> None:
         self.name = name
         self.key = key
         self.client_ip = client_ip
         self.owner = owner
         self.pulled = pulled
-        self.any_key = any_key
+        self.edge = edge
+        self.play_key: Key | str | None = None if any_key else key
+        """What players have to give, None for any key."""
         self.path = path
         self.state = PublishState.ASKING
         self.stream_id = ""

@@ -118,19 +118,20 @@ class RelayService(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._broker.observer = self
+        self._broker.notices.observers.append(self)
         self._pulls.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        self._broker.observer = None
+        self._broker.notices.observers.remove(self)
         gone = [*self._pushes.stop(), *self._pulls.stop()]
         return DeferredList(gone, consumeErrors=True).addCallback(lambda _: None)
 
     # ChannelObserver
 
     def went_on_air(self, publication: Publication) -> None:
-        self._pushes.went_on_air(publication.name)
+        if not publication.edge:  # else it is pushed by the worker that has it
+            self._pushes.went_on_air(publication.name)
         self._pulls.went_on_air(publication)
 
     def went_off_air(self, channel: str) -> None:
