@@ -208,18 +208,7 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         from rtmp_twisted.integrations.redis import RedisCommands
 
         try:
-            redis = RedisCommands(
-                reactor,
-                broker,
-                SystemRandom(),
-                host=settings.redis_host,
-                port=settings.redis_port,
-                channel=settings.redis_channel,
-                username=settings.redis_username,
-                password=settings.redis_password,
-                tls=settings.redis_tls,
-                tls_ca=settings.redis_tls_ca,
-            )
+            redis = RedisCommands(reactor, broker, SystemRandom(), redis_address(settings), settings.redis_channel)
         except ValueError as error:
             raise SettingsError([f"REDIS_TLS_CA: {error}"]) from None
         services.insert(0, redis)
@@ -227,6 +216,15 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     if timed is not None:
         services.append(operator_http(settings, reactor, broker, factory, timed, links, web, relays))
     return services
+
+
+def redis_address(settings: Settings) -> Any:
+    from rtmp_twisted.redis_connection import RedisAddress
+
+    one = settings
+    return RedisAddress(
+        one.redis_host, one.redis_port, one.redis_username, one.redis_password, one.redis_tls, one.redis_tls_ca
+    )
 
 
 def fail(reactor: Any, line: str) -> None:

@@ -262,6 +262,23 @@ class Broker(Service):
         else:
             await self._replace(entry, entry.on_air, Publication(name, key, "", cast(Any, None)))
 
+    def lose(self, publication: Publication, reason: str) -> None:
+        """Ends a publish that goes on elsewhere, or comes back: its players are held."""
+        self._end(publication, reason, lost=True)
+
+    def withhold(self, publication: Publication) -> None:
+        """What a publish sends goes to nobody until `go_on`, and joiners get nothing older."""
+        entry = self._entries.get(publication.name)
+        if entry is not None and entry.on_air is publication:
+            publication.withhold()
+            entry.channel.forget()
+
+    def go_on(self, publication: Publication) -> None:
+        """What was withheld goes to the players. Does nothing if the publish has ended."""
+        if publication.go_on():
+            publication.owner.publish_goes_on(publication)
+            self.scheduler.flush_pending()
+
     async def _incumbent(self, name: str) -> Claim | None:
         """The claim of a publisher on air; a pull makes room for any that is accepted."""
         claim = await self._directory.locate(name)
@@ -301,7 +318,7 @@ class Broker(Service):
         if telling is not None:
             limit: Deferred[None] = deferLater(self.clock, STOP_SECONDS)
             limit.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            await DeferredList([_when_fired(telling), limit], fireOnOneCallback=True)
+            await DeferredList([when_fired(telling), limit], fireOnOneCallback=True)
             limit.cancel()
 
     async def _claim(self, entry: _Entry, publication: Publication) -> None:
@@ -540,7 +557,7 @@ def _received(publication: Publication) -> Traffic:
     return Traffic(received_bytes=publication.received_bytes, received_messages=publication.received_messages)
 
 
-def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
+def when_fired(deferred: Deferred[None]) -> Deferred[None]:
     """A Deferred that fires when another does, and leaves that one's result alone."""
     fired: Deferred[None] = Deferred()
 

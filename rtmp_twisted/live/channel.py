@@ -152,6 +152,10 @@ class Channel:
             audience.release()
         return True
 
+    def forget(self) -> None:
+        """Keeps nothing for joiners of what was published so far."""
+        self._restart(self.log.whole)
+
     def dismiss(self) -> list[Player]:
         """Hands over all that is new, and returns the players; they are not in the channel any more."""
         self.audience.flush()

@@ -83,6 +83,9 @@ class PublicationOwner(Protocol):
     def publish_started(self, publication: Publication) -> None:
         """On air: what `Publication.write` gets goes to the players."""
 
+    def publish_goes_on(self, publication: Publication) -> None:
+        """What its source had to wait with is taken again."""
+
     def publish_refused(self, publication: Publication, reason: str) -> None:
         """It may not start."""
 
@@ -133,6 +136,7 @@ class Publication:
         self._log: MediaLog | None = None  # only while it is on air
         self._audience: Audience | None = None
         self._timestamps: Timestamps | None = None
+        self._withheld: tuple[MediaLog | None, Audience | None, Timestamps | None] | None = None
         self._program = Program()
         self._headers = KeptHeaders(name)
         self._video_tracks: set[int] = set()
@@ -176,10 +180,24 @@ class Publication:
         for message in held:
             self.write(message)
 
+    def withhold(self) -> None:
+        """What is written from now on waits for `go_on`."""
+        self._withheld = self._log, self._audience, self._timestamps
+        self._log = self._audience = self._timestamps = None
+
+    def go_on(self) -> bool:
+        """Writes what was withheld; returns whether anything was to be."""
+        if self._withheld is None:
+            return False
+        self._log, self._audience, self._timestamps = self._withheld
+        self._withheld = None
+        self.write_held()
+        return True
+
     def close(self, state: PublishState) -> None:
         """From now on what is written is dropped, and nothing is kept."""
         self.enter(state)
-        self._log = self._audience = self._timestamps = None
+        self._log = self._audience = self._timestamps = self._withheld = None
         self._held, self.held_bytes = [], 0
         self._headers = KeptHeaders(self.name)
         if self.wake is not None:
@@ -217,7 +235,7 @@ class Publication:
     # Inside
 
     def _hold(self, message: Message) -> None:
-        if self.state is PublishState.ASKING or self.state is PublishState.WAITING:
+        if not self.ended:
             self._held.append(message)
             self.held_bytes += len(message.body) + HELD_OVERHEAD
 

@@ -153,6 +153,10 @@ class Pull(Link):
         if self._session is not None:
             self._session.connection.read_media()
 
+    def publish_goes_on(self, publication: Publication) -> None:
+        if self._session is not None:
+            self._session.connection.read_media()
+
     def publish_refused(self, publication: Publication, reason: str) -> None:
         self._leave_publication(publication, reason)
 

@@ -147,6 +147,9 @@ class MessageStream:
         publication.write_held()
         connection.read_media()
 
+    def publish_goes_on(self, publication: Publication) -> None:
+        self.session.connection.read_media()
+
     def publish_refused(self, publication: Publication, reason: str) -> None:
         self._forget_publication(publication, reason)
         if not publication.key_accepted:

@@ -34,6 +34,8 @@ class Publisher:
     agent: str = "test"
     connection_number: int = 1
 
+    def publish_goes_on(self, publication: Publication) -> None: ...
+
     def publish_started(self, publication: Publication) -> None:
         self.told.append("started")
 
