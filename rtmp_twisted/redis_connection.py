@@ -35,7 +35,9 @@ PING_INTERVAL = 20.0
 MAX_SILENCE = 50.0
 """Seconds without any reply after which the connection counts as dead. Checked at each PING."""
 
-_ERROR_CODES = frozenset({"WRONGPASS", "NOAUTH", "NOPERM", "LOADING", "MASTERDOWN", "DENIED", "READONLY", "OOM"})
+_ERROR_CODES = frozenset(
+    {"WRONGPASS", "NOAUTH", "NOPERM", "LOADING", "MASTERDOWN", "DENIED", "READONLY", "OOM", "DEAD"}
+)
 """Codes of Redis errors that may be logged. The rest of an error can repeat what was sent, even a password."""
 
 

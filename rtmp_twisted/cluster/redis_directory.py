@@ -92,6 +92,8 @@ class RedisDirectory(Service):
         self.orphaned: Callable[[list[Start]], None] = lambda starts: None
         """Called with accepted starts of nodes that have died."""
         self.draining = False
+        self.ticked = 0
+        """How often Redis was asked about everything, and has answered."""
         self._reactor: IReactorTime = reactor
         self._address = address
         self._recorded = recorded
@@ -130,6 +132,12 @@ class RedisDirectory(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+    @property
+    def settled(self) -> bool:
+        """Whether Redis has answered for long enough to take another node for dead."""
+        since = self._answered_since
+        return since is not None and self._reactor.seconds() - since >= SETTLED_SECONDS
 
     @property
     def node(self) -> str:
@@ -346,7 +354,8 @@ class RedisDirectory(Service):
             now = self._reactor.seconds()
             if self._answered_since is None:
                 self._answered_since = now
-            if self._recorded and now - self._answered_since >= SETTLED_SECONDS:
+            self.ticked += 1
+            if self._recorded and self.settled:
                 self.orphaned(await self.store.take_orphans())
         except PeerError as error:
             self._answered_since = None

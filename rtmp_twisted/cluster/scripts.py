@@ -40,12 +40,18 @@ if held then
   if not ((own and theirs <= epoch) or (ARGV[3] == '1' and theirs < epoch)) then return cjson.encode(held) end
 end
 local size = tonumber(ARGV[9])
+local id = ARGV[10 + size]
+if id then -- of a node that is there, also where it has not said so yet
+  local node = ARGV[8] .. ':node:' .. ARGV[1]
+  local said = redis.call('GET', node)
+  if said == 'gone' then return redis.error_reply('DEAD') end
+  if not said then redis.call('SET', node, '{}', 'PX', ARGV[4]) end
+end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'node', ARGV[1], 'epoch', ARGV[2], unpack(ARGV, 10, 9 + size))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if tonumber(redis.call('GET', KEYS[2]) or '0') < epoch then redis.call('SET', KEYS[2], ARGV[2]) end
 redis.call('EXPIRE', KEYS[2], ARGV[5])
-local id = ARGV[10 + size]
 if id then
   redis.call('HSET', ARGV[8] .. ':publish:' .. id, 'node', ARGV[1], unpack(ARGV, 11 + size))
   redis.call('SADD', ARGV[8] .. ':publishes:' .. ARGV[1], id)

@@ -164,12 +164,20 @@ class StartTests(StoreCase):
         self.assertEqual(took[0][0].sealed, "sealed")
         self.assertFalse(await one.beat({}))
         self.assertFalse(await one.owns("one-1"))
+        with self.assertRaises(PeerError):
+            await self.claim(one, start=self.start(one, 151))
         first = took[0][0].id
         self.assertTrue(await two.owns(first))
         self.assertFalse(await three.owns(first))
         server.ask([b"DEL", b"rtmp:node:two"])  # the survivor dies as well, before it has told them
         again = await three.take_orphans()
         self.assertEqual({start.id for start in again}, {start.id for start in took[0]})
+
+    async def test_before_the_first_beat(self) -> None:
+        server = await self.server()
+        one, two = await self.store(server, "one"), await self.store(server, "two")
+        await self.claim(one, start=self.start(one))
+        self.assertEqual(await two.take_orphans(), [])
 
     async def test_nobody_knows(self) -> None:
         """Redis was emptied: it is the node's own to tell."""
