@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -54,3 +55,18 @@ class Ports:
         """Ends the server if an endpoint has failed later than at once."""
         if problems and not self._closed:
             self._fail(problems[0].getErrorMessage())
+
+
+class PortsService(Service):
+    """Listens, before twistd gives up its privileges, until it stops."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._ports.listen()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return self._ports.close()
