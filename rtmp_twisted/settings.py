@@ -32,6 +32,7 @@ from rtmp_twisted.settings_types import (
     TEXT,
     WORD,
     WORDS,
+    WORKERS,
     Kind,
     Mistake,
     Networks,
@@ -268,6 +269,12 @@ class Settings:
     )
 
     # Running it.
+    workers: int = setting(
+        WORKERS,
+        1,
+        "processes that serve connections, from 1 to 64; `auto`: one for each core. With more than one, another process"
+        " listens and hands connections to them",
+    )
     shutdown_grace_seconds: int = setting(
         integer(0, 60), 3, "longest time that a stop waits for the last media and for stop events, in seconds"
     )

@@ -554,6 +554,8 @@ def _publication(entry: _Entry) -> Publication | None:
 
 
 def _received(publication: Publication) -> Traffic:
+    if publication.edge:
+        return Traffic()  # it was received by the worker that has it
     return Traffic(received_bytes=publication.received_bytes, received_messages=publication.received_messages)
 
 

@@ -6,6 +6,7 @@ It hears of channels from the broker, makes what the rules of PUSH and PULL say,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import Final
@@ -57,8 +58,8 @@ class Pushes:
         found = {push.id: push for push in self._missing(channel)} | self._of.get(channel, {})
         return [push.status() for push in found.values()]
 
-    def add(self, channel: str, url: str) -> RelayStatus:
-        """Raises ValueError, with what is wrong."""
+    def check(self, channel: str, url: str) -> Address:
+        """Returns what the URL says. Raises ValueError, with what is wrong with a push that operators want."""
         try:
             if self._options.factory.options.names.app(channel).channel != channel:
                 raise BadName("it is more than a name")
@@ -67,11 +68,16 @@ class Pushes:
         address = Address.parse(url)
         if self._made >= MAX_PUSHES:
             raise ValueError(f"there are {MAX_PUSHES} pushes already")
+        return address
+
+    def add(self, channel: str, url: str, id: str = "") -> RelayStatus:
+        """``id`` is a new number by default. Raises ValueError, with what is wrong."""
+        address = self.check(channel, url)
         self._made += 1
-        push = Push(self._options, str(next(self._numbers)), channel, address, "API")
+        push = Push(self._options, id or str(next(self._numbers)), channel, address, "API")
         self._of.setdefault(channel, {})[push.id] = push
         found = self._options.broker.channel(channel)
-        if found is not None and found[0].on_air:
+        if found is not None and found[0].on_air and not (found[1] is not None and found[1].edge):
             push.start()
         _log.info("push of channel {channel!r} to {address} was added", channel=channel, address=address)
         return push.status()
@@ -108,13 +114,20 @@ class Pushes:
 class RelayService(Service):
     """A `ChannelObserver` for the broker, and `Relays` for operators.
 
-    ``stopService`` ends all of them, and fires when their connections are gone.
+    ``mine`` says whether a channel is one that this process pulls: with several workers, each channel has one that
+    does. ``stopService`` ends all of them, and fires when their connections are gone.
     """
 
-    def __init__(self, options: RelayOptions, push: tuple[Rule, ...] = (), pull: tuple[Rule, ...] = ()) -> None:
+    def __init__(
+        self,
+        options: RelayOptions,
+        push: tuple[Rule, ...] = (),
+        pull: tuple[Rule, ...] = (),
+        mine: Callable[[str], bool] = lambda channel: True,
+    ) -> None:
         self._broker = options.broker
         self._pushes = Pushes(options, push)
-        self._pulls = Pulls(options, pull)
+        self._pulls = Pulls(options, pull, mine)
 
     def startService(self) -> None:
         super().startService()
@@ -149,8 +162,8 @@ class RelayService(Service):
     def statuses(self, channel: str | None = None) -> list[RelayStatus]:
         return self._pushes.statuses(channel) + self._pulls.statuses(channel)
 
-    def add_push(self, channel: str, url: str) -> RelayStatus:
-        return self._pushes.add(channel, url)
+    def add_push(self, channel: str, url: str, id: str = "") -> RelayStatus:
+        return self._pushes.add(channel, url, id)
 
     def remove_push(self, channel: str, id: str) -> bool:
         return self._pushes.remove(channel, id)

@@ -38,7 +38,9 @@ _ANY_NAMES: Final = NameRules()
 @frozen
 class SessionOptions:
     """What all sessions have in common. ``chunk_size`` in bytes; ``players``: who may play; ``max_publish_rate``: of a
-    publisher, in bytes a second, 0 for no limit; ``tokens``: an `IPlayTokens`, or None where keys alone count."""
+    publisher, in bytes a second, 0 for no limit; ``tokens``: an `IPlayTokens`, or None where keys alone count.
+    ``steer`` may give a connection that is about to publish or play on a channel to another process, and says whether
+    it has done that. ``peers``: the clients are this server's other workers."""
 
     broker: Broker
     clock: IReactorTime
@@ -47,6 +49,8 @@ class SessionOptions:
     players: Networks = EVERYONE
     max_publish_rate: float = 0.0
     tokens: Any = None
+    steer: Callable[[Connection, str], bool] | None = None
+    peers: bool = False
     guessing: GuessingLimits = field(
         default=Factory(lambda options: GuessingLimits(options.clock), takes_self=True), kw_only=True
     )
@@ -223,12 +227,14 @@ class MessageStream:
         session, stream_id, key = self.session, self.stream_id, address.key
         broker = session.options.broker
         cache = address.query.get("cache", "gop")
+        peer = session.options.peers
         player = Player(
             self,
             session.connection.writer,
-            key if until is None else None,
+            key if until is None and (key or not peer) else None,
             Cache(cache) if cache in _CACHES else Cache.GOP,
             None if stream_id == LOG_STREAM_ID else lambda data, start, end: restream(data, start, end, stream_id),
+            peer=peer,
         )
         try:
             if until is None:
