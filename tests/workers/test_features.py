@@ -6,10 +6,9 @@ import signal
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
 
 import treq
-from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, connectProtocol
 
 from tests.support.certificates import Authority
 from tests.support.coordinator import Coordinator
@@ -93,25 +92,17 @@ class ConnectionTests(WorkersCase):
         await other.open()
 
     async def proxied(self, address: str) -> RTMPClient:
-        made = await self.with_header(version_1(address))
+        """A client that comes through a proxy."""
+
+        class Proxied(RTMPClient):
+            def connectionMade(self) -> None:
+                self.transport.socket.send(version_1(address))
+                super().connectionMade()
+
+        made: RTMPClient = await connectProtocol(HostnameEndpoint(reactor, "127.0.0.1", self.server.port), Proxied())
         self.addCleanup(self.leave, made)
+        await within(made.ready)
         return made
-
-    async def with_header(self, header: bytes) -> RTMPClient:
-        """The header and the handshake leave in one write."""
-        from twisted.internet.endpoints import HostnameEndpoint
-
-        one = RTMPClient()
-        begin = one.connection.connected
-
-        def connected(transport: Any) -> None:
-            transport.write(header)
-            begin(transport)
-
-        one.connectionMade = lambda: connected(one.transport)  # type: ignore[method-assign]
-        await connectProtocol(HostnameEndpoint(reactor, "127.0.0.1", self.server.port), one)
-        await within(one.ready)
-        return one
 
     async def test_unix_socket(self) -> None:
         path = Path(self.mktemp()).absolute()
