@@ -147,7 +147,7 @@ def media_factory(
     """What makes RTMP connections, with the broker and all that is on air behind them. The last two are for one of
     several workers, which has its part of the memory."""
     turns = Turns(reactor)
-    scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns)
+    scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns, settings.workers)
     poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
     turns.before = poller.poll_if_due
     broker = Broker(
