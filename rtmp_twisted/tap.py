@@ -143,9 +143,12 @@ def media_factory(
     guessing: GuessingLimits,
     directory: IDirectory | None = None,
     steer: Callable[[Connection, str], bool] | None = None,
+    clock: Any = None,
+    nodes: Callable[[str, str], bool] | None = None,
 ) -> RTMPFactory:
-    """What makes RTMP connections, with the broker and all that is on air behind them. The last two are for one of
-    several workers, which has its part of the memory."""
+    """What makes RTMP connections, with the broker and all that is on air behind them. ``directory`` and ``steer`` are
+    for one of several workers, which has its part of the memory; ``directory``, ``clock`` and ``nodes`` for a node of
+    a cluster."""
     turns = Turns(reactor)
     scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns, settings.workers)
     poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
@@ -169,7 +172,7 @@ def media_factory(
     )
     options = SessionOptions(
         broker=broker,
-        clock=reactor,
+        clock=clock or reactor,
         names=NameRules(settings.id_max_length, settings.id_allow_empty, settings.id_allow_special_characters),
         chunk_size=settings.rtmp_chunk_size,
         players=settings.rtmp_play_whitelist,
@@ -177,6 +180,7 @@ def media_factory(
         guessing=guessing,
         tokens=play_tokens(settings),
         steer=steer,
+        nodes=nodes,
     )
     movable = steer is not None
     return RTMPFactory(options, limits, poller, debug=settings.log_debug, trace=settings.log_trace, movable=movable)
@@ -209,7 +213,17 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
         return assemble_supervisor(settings, reactor, authority)
     timed = timed_authority(settings, reactor, authority)
     limits = rtmp_limits(settings)
-    factory = media_factory(settings, reactor, timed or authority, limits, GuessingLimits(reactor))
+    node = cluster_node(settings, reactor, timed or authority) if settings.cluster_use else None
+    factory = media_factory(
+        settings,
+        reactor,
+        timed or authority if node is None else node.authority,
+        limits,
+        GuessingLimits(reactor),
+        None if node is None else node.directory,
+        clock=None if node is None else node.clock,
+        nodes=None if node is None else node.directory.secret.signed,
+    )
     broker = factory.options.broker
     services: list[Service] = [broker]
     certificates = secured = None
@@ -227,12 +241,40 @@ def assemble(settings: Settings, reactor: Any) -> list[Service]:
     services.append(RTMPService(factory, endpoints, settings.shutdown_grace_seconds, lambda line: fail(reactor, line)))
     relays = None
     if settings.push or settings.pull or settings.http_port:
-        relays = relay_service(settings, reactor, broker, factory)
+        mine = (lambda channel: True) if node is None else node.mine
+        relays = relay_service(settings, reactor, factory, mine)
         services.append(relays)
+    if node is not None:
+        services = node.join(relay_options(settings, reactor, factory), services)
     links = parties(settings, reactor, authority, broker, services)
+    if node is not None:
+        links["cluster"] = node.directory.store
     if timed is not None:
-        services.append(operator_http(settings, reactor, broker, factory, timed, links, web, relays))
+        nodes = None if node is None else node.nodes
+        services.append(operator_http(settings, reactor, broker, factory, timed, links, web, relays, nodes))
     return services
+
+
+def cluster_node(settings: Settings, reactor: Any, authority: Any) -> Any:
+    """This server as one of several machines (a `ClusterNode`)."""
+    from rtmp_twisted.cluster.nodes import ClusterNode
+
+    try:
+        return ClusterNode(
+            reactor,
+            SystemRandom(),
+            redis_address(settings),
+            authority,
+            address=settings.cluster_address,
+            secret=settings.cluster_secret,
+            prefix=settings.cluster_prefix,
+            # A coordinator ends a lost node's streams itself, and where nobody is asked, nobody is told.
+            recorded=bool(settings.callback_url) and not settings.control_use,
+            takeover_seconds=settings.publish_takeover_seconds,
+            grace=settings.shutdown_grace_seconds,
+        )
+    except ValueError as error:
+        raise SettingsError([f"REDIS_TLS_CA: {error}"]) from None
 
 
 def assemble_supervisor(settings: Settings, reactor: Any, authority: Any) -> list[Service]:
@@ -407,6 +449,7 @@ def operator_http(
     links: dict[str, Any],
     web: Any,
     relays: Any,
+    nodes: Any,
 ) -> Service:
     from rtmp_twisted.web.metrics import Metrics
     from rtmp_twisted.web.operations import LocalOperations
@@ -414,7 +457,7 @@ def operator_http(
 
     status = None if web is None else WebStatus(web.viewers, web.site, web.limits)
     metrics = Metrics(reactor, broker, factory, timed, links, status, relays)
-    operations = LocalOperations(reactor, broker, metrics.sampler, metrics.text, relays)
+    operations = LocalOperations(reactor, broker, metrics.sampler, metrics.text, relays, nodes)
     return operators_site(settings, reactor, operations, broker.scheduler.turns)
 
 
@@ -427,10 +470,11 @@ def operators_site(settings: Settings, reactor: Any, operations: Any, turns: Tur
     return OperatorHTTP(reactor, where, operations, settings.http_token, failed, turns or Turns(reactor))
 
 
-def relay_service(settings: Settings, reactor: Any, broker: Broker, factory: RTMPFactory) -> Service:
+def relay_service(settings: Settings, reactor: Any, factory: RTMPFactory, mine: Callable[[str], bool]) -> Service:
+    """Pushes and pulls; ``mine`` says whether a channel is one that this process pulls."""
     from rtmp_twisted.relay.relays import RelayService
 
-    return RelayService(relay_options(settings, reactor, factory), settings.push, settings.pull)
+    return RelayService(relay_options(settings, reactor, factory), settings.push, settings.pull, mine)
 
 
 def relay_options(settings: Settings, reactor: Any, factory: RTMPFactory) -> Any:

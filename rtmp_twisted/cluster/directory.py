@@ -22,13 +22,30 @@ from rtmp_twisted.live.publication import Publication
 
 @frozen
 class Place:
-    """Where a channel is: ``worker`` has claimed it. ``key`` is what its players have to give, None for any."""
+    """Where a channel is: ``worker``, a worker's number or another machine's node, has claimed it. ``key`` is what its
+    players have to give, None for any."""
 
     channel: str
     epoch: int
-    worker: int
+    worker: Any
     pulled: bool
     key: KeyDigest | None
+
+
+class EdgeDirectory(Protocol):
+    """A directory from which somebody pulls what is elsewhere (edges.py). ``moved`` is called with a channel whose
+    place is another one, or none; ``number`` is who this one is."""
+
+    moved: Callable[[str], None]
+
+    @property
+    def number(self) -> Any: ...
+
+    def place(self, channel: str) -> Place | None:
+        """Where a channel is."""
+
+    def found(self, channel: str) -> Place | None:
+        """Where a channel is, if that is elsewhere."""
 
 
 class EdgeOwner(Protocol):
@@ -39,10 +56,10 @@ class EdgeOwner(Protocol):
 
 @implementer(IDirectory)
 class WorkerDirectory:
-    """``number`` is this worker's. ``moved`` is called with a channel whose place is another one, or none."""
+    """An `EdgeDirectory`. ``number`` is this worker's."""
 
     def __init__(self, control: Control, number: int, secret: bytes) -> None:
-        self.number = number
+        self.number: Any = number
         self.moved: Callable[[str], None] = lambda channel: None
         self._control = control
         self._secret = secret

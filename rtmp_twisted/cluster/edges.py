@@ -1,9 +1,9 @@
-"""What a worker pulls from the others, for viewers of its own: one pull of a channel, whoever wants it. Made by
-worker.py.
+"""What a worker pulls from the others, or a machine's node from other nodes, for viewers of its own: one pull of a
+channel, whoever wants it. Made by worker.py and tap.py.
 
-A pull is relay/'s, over a socket pair of which the supervisor gives one end to each of the two workers; so nobody else
-can be at the other end. It begins with the first player here of a channel that is elsewhere, goes where the channel
-goes, and ends some seconds after the last player.
+A pull is relay/'s. Between workers it goes over a socket pair of which the supervisor gives one end to each of the two;
+so nobody else can be at the other end. Between machines it is nodes.py's. It begins with the first player here of a
+channel that is elsewhere, goes where the channel goes, and ends some seconds after the last player.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from zope.interface import implementer
 
-from rtmp_twisted.cluster.directory import Place, WorkerDirectory
+from rtmp_twisted.cluster.directory import EdgeDirectory, Place
 from rtmp_twisted.cluster.handover import adopt
 from rtmp_twisted.live.path import read_path
 from rtmp_twisted.live.publication import Publication
@@ -34,24 +34,33 @@ RETRY_SECONDS: Final = 0.25
 
 
 class EdgePull(Pull):
-    """``worker`` has the channel, or will have it; ``key`` is that of the player here that wants it, or None."""
+    """``worker``, which is a worker or a node, has the channel, or will have it. ``key`` is that of the player here
+    that wants it, or None."""
 
     max_delay = 1.0
-    internal = True
 
-    def __init__(self, options: RelayOptions, worker: int, channel: str, key: str | None) -> None:
-        address = Address("rtmp", f"{WORKER}{worker}", PORTS["rtmp"], channel, key or "")
+    def __init__(self, options: RelayOptions, worker: Any, channel: str, address: Address, key: str | None) -> None:
         super().__init__(options, f"edge-{channel}", channel, address, key, True, False)
         self.worker = worker
         self.epoch = 0
-
-    # Pull
 
     def publish(self, peer: str) -> Publication:
         return self.options.broker.pull(self.channel, "", peer, self, self._path, edge=True)
 
     def delay(self, attempts: int) -> float:
         return RETRY_SECONDS * min(attempts, 4)
+
+
+class WorkerPull(EdgePull):
+    """From another worker, which is the same server."""
+
+    internal = True
+
+    def __init__(self, options: RelayOptions, worker: int, channel: str, key: str | None) -> None:
+        address = Address("rtmp", f"{WORKER}{worker}", PORTS["rtmp"], channel, key or "")
+        super().__init__(options, worker, channel, address, key)
+
+    # Pull
 
     def _waiting_path(self) -> tuple[str, ...]:
         return tuple(server for server in super()._waiting_path() if server != self.options.server_id)
@@ -62,17 +71,23 @@ class EdgePull(Pull):
 
 
 class Edges:
-    """A `ChannelObserver`. ``home`` says which worker would pull a channel for a player with a key from another server,
-    by the rules of PULL; None where no rule does."""
+    """A `ChannelObserver`. ``make`` makes a pull from a worker, of a channel, for a player with a key. ``home`` says
+    which worker would pull a channel for such a player from another server, by the rules of PULL; None where no rule
+    does."""
 
     def __init__(
-        self, options: RelayOptions, directory: WorkerDirectory, home: Callable[[str, str | None], int | None]
+        self,
+        options: RelayOptions,
+        directory: EdgeDirectory,
+        home: Callable[[str, str | None], int | None] = lambda channel, key: None,
+        make: Callable[[RelayOptions, Any, str, str | None], EdgePull] = WorkerPull,
     ) -> None:
         self._options = options
         self._broker = options.broker
         self._clock = options.factory.options.clock
         self._directory = directory
         self._home = home
+        self._make = make
         self._pulls: dict[str, EdgePull] = {}
         self._checks: dict[str, IDelayedCall] = {}
         self._running = True
@@ -80,6 +95,11 @@ class Edges:
 
     def __len__(self) -> int:
         return len(self._pulls)
+
+    @property
+    def pulled(self) -> dict[str, Any]:
+        """From whom each channel is pulled."""
+        return {channel: pull.worker for channel, pull in self._pulls.items()}
 
     def stop(self) -> list[Deferred[None]]:
         self._running = False
@@ -130,7 +150,9 @@ class Edges:
             return
         place = self._directory.found(channel)
         if place is not None:
-            self._begin(place.worker, channel, None)
+            self._broker.judge(channel, place.key)
+            if found[0].players:
+                self._begin(place.worker, channel, None)
             return
         if self._directory.place(channel) is None:
             for key in dict.fromkeys(player.key for player in found[0].players):
@@ -139,8 +161,8 @@ class Edges:
                     self._begin(home, channel, key)
                     return
 
-    def _begin(self, worker: int, channel: str, key: str | None) -> None:
-        pull = self._pulls[channel] = EdgePull(self._options, worker, channel, key)
+    def _begin(self, worker: Any, channel: str, key: str | None) -> None:
+        pull = self._pulls[channel] = self._make(self._options, worker, channel, key)
         pull.on_lost = partial(self._clock.callLater, 0, self._lost, pull)
         pull.start()
 

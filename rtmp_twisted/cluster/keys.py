@@ -1,4 +1,5 @@
-"""What workers know of a publisher's key: enough to compare it. The secret is the supervisor's, made at its start."""
+"""What workers, and the nodes of machines, know of a publisher's key: enough to compare it. Between workers the secret
+is the supervisor's, made at its start; between machines it is CLUSTER_SECRET."""
 
 from __future__ import annotations
 
@@ -29,4 +30,5 @@ class KeyDigest:
     digest: str = field(repr=False)
 
     def matches(self, key: str) -> bool:
-        return hmac.compare_digest(self.digest, digest(self.secret, self.channel, self.epoch, key))
+        made = digest(self.secret, self.channel, self.epoch, key)
+        return hmac.compare_digest(self.digest.encode("utf-8", "surrogatepass"), made.encode())

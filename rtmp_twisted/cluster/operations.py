@@ -125,6 +125,9 @@ class FleetOperations:
         for id, (channel, url) in self._pushes.items():
             worker.control.call("add_push", channel=channel, url=url, id=id).addErrback(lambda _: None)
 
+    def nodes(self) -> None:
+        """A server of several processes is in no cluster."""
+
     def metrics(self) -> Deferred[bytes]:
         return Deferred.fromCoroutine(self._metrics())
 

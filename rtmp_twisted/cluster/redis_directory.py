@@ -14,9 +14,9 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from attrs import define
+from attrs import define, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -25,7 +25,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtmp_twisted.cluster.secret import ClusterSecret, KeyDigest
+from rtmp_twisted.cluster import directory
+from rtmp_twisted.cluster.directory import EdgeOwner
+from rtmp_twisted.cluster.secret import ClusterSecret
 from rtmp_twisted.cluster.store import COMMAND_SECONDS, PLACE_SECONDS, REFRESH_SECONDS, Place, Start, Store
 from rtmp_twisted.live.authority import Refused, RightKey
 from rtmp_twisted.live.broker import Broker, when_fired
@@ -53,6 +55,14 @@ MAX_WATCHED: Final = 100_000
 _log = Logger()
 
 
+@frozen
+class Node:
+    """Another node: its name, and where it is reached, as CLUSTER_ADDRESS has it."""
+
+    name: str
+    address: str
+
+
 @define(eq=False)
 class _Held:
     """A publish here. ``epoch`` is 0 until Redis knows of it."""
@@ -66,9 +76,10 @@ class _Held:
 
 @implementer(IDirectory)
 class RedisDirectory(Service):
-    """``address`` is where other nodes reach this one. ``recorded``: accepted starts are kept in Redis, so that others
-    can tell their ends. ``takeover_seconds``: how long a holder may listen to its publisher before it gives a place up.
-    ``load`` is what this node says of itself. ``broker`` is set before the service starts."""
+    """An `EdgeDirectory` too. ``address`` is where other nodes reach this one. ``recorded``: accepted starts are kept
+    in Redis, so that others can tell their ends. ``takeover_seconds``: how long a holder may listen to its publisher
+    before it gives a place up. ``load`` is what this node says of itself. ``broker`` is set before the service
+    starts."""
 
     broker: Broker
 
@@ -109,8 +120,10 @@ class RedisDirectory(Service):
         self._starts = 0
         self._recorded_starts: dict[tuple[str, str, str], list[Start]] = {}
         self._tasks: set[Deferred[None]] = set()
+        self._ticking = False
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
+        self.store.opened = lambda: self._spawn(self._tick())
         self._answered_since: float | None = None
 
     # Service
@@ -184,7 +197,7 @@ class RedisDirectory(Service):
 
     def elsewhere(self, channel: str) -> tuple[bool, Key | str | None]:
         place = self.found(channel)
-        return (False, None) if place is None else (True, self.key(place))
+        return (False, None) if place is None else (True, place.key)
 
     def make_room(self, claim: Claim, key: str) -> Deferred[None]:
         return Deferred.fromCoroutine(self._make_room(claim, key))
@@ -195,7 +208,7 @@ class RedisDirectory(Service):
         place = await self._look(channel)
         if place is None or place.epoch != epoch:
             return
-        if not place.pulled and not self.secret_key(place).matches(key):
+        if not place.pulled and not self.secret.key(channel, epoch, place.digest).matches(key):
             raise Refused("the channel has a publisher")
         try:
             await self.store.tell(self.store.event("room", channel, epoch=epoch, token=self.secret.token(channel)))
@@ -237,9 +250,13 @@ class RedisDirectory(Service):
             del self._recorded_starts[whose]
         return start
 
-    # What is elsewhere
+    # EdgeDirectory
 
-    def found(self, channel: str) -> Place | None:
+    @property
+    def number(self) -> Node:
+        return Node(self.node, self._address)
+
+    def found(self, channel: str) -> directory.Place | None:
         """Where a channel is, if that is another node and this one knows; else it asks, and calls `moved`."""
         if channel in self._held:
             return None
@@ -248,16 +265,15 @@ class RedisDirectory(Service):
                 self._places[channel] = None
                 self._spawn(self._watch([channel]))
             return None
-        return self._places[channel]
+        place = self._places[channel]
+        return None if place is None else self._elsewhere(place)
 
-    place = found
+    def place(self, channel: str) -> directory.Place | None:
+        return self.found(channel)
 
-    def key(self, place: Place) -> Key | None:
-        """What a place's players have to give."""
-        return self.secret_key(place) if place.digest else None
-
-    def secret_key(self, place: Place) -> KeyDigest:
-        return KeyDigest(self.secret, place.channel, place.epoch, place.digest)
+    def _elsewhere(self, place: Place) -> directory.Place:
+        key = self.secret.key(place.channel, place.epoch, place.digest) if place.digest else None
+        return directory.Place(place.channel, place.epoch, Node(place.node, place.address), place.pulled, key)
 
     def _claim_edge(self, channel: str, holder: Publication) -> Deferred[Claim]:
         claimed: Deferred[Claim] = Deferred()
@@ -266,15 +282,18 @@ class RedisDirectory(Service):
             claimed.errback(Taken(own))
             return claimed
         place = self.found(channel)
-        if place is None or place.epoch <= getattr(holder.owner, "epoch", 0):
+        if place is None or place.epoch <= cast(EdgeOwner, holder.owner).epoch:
+            before = self._waiting_edges.get(channel)
             self._waiting_edges[channel] = claimed, holder
+            if before is not None:  # its connection is lost
+                before[0].callback(Claim(channel, 0, before[1], True))
         else:
             self._take_edge(claimed, holder, place)
         return claimed
 
-    def _take_edge(self, claimed: Deferred[Claim], holder: Publication, place: Place) -> None:
-        holder.owner.epoch = place.epoch  # type: ignore[attr-defined]
-        holder.play_key = self.key(place)
+    def _take_edge(self, claimed: Deferred[Claim], holder: Publication, place: directory.Place) -> None:
+        cast(EdgeOwner, holder.owner).epoch = place.epoch
+        holder.play_key = place.key
         claim = self._edges[place.channel] = Claim(place.channel, place.epoch, holder, True)
         claimed.callback(claim)
 
@@ -334,10 +353,10 @@ class RedisDirectory(Service):
 
     def _note(self, channel: str, place: Place | None) -> None:
         before, self._places[channel] = self._places[channel], place
-        if place is not None:
-            waiting = self._waiting_edges.pop(channel, None)
-            if waiting is not None:
-                self._take_edge(*waiting, place)
+        waiting = self._waiting_edges.get(channel)
+        if place is not None and waiting is not None and place.epoch > cast(EdgeOwner, waiting[1].owner).epoch:
+            del self._waiting_edges[channel]
+            self._take_edge(*waiting, self._elsewhere(place))
         if before != place:
             self.moved(channel)
 
@@ -348,6 +367,9 @@ class RedisDirectory(Service):
     # Every two seconds
 
     async def _tick(self) -> None:
+        if self._ticking:
+            return
+        self._ticking = True
         try:
             await self._refresh()
             await self._watch(self._wanted())
@@ -362,6 +384,8 @@ class RedisDirectory(Service):
             _log.debug("Redis: {error}", error=error)
         except Exception:
             _log.failure("a bug in the cluster's directory")
+        finally:
+            self._ticking = False
 
     async def _refresh(self) -> None:
         """Renews what this node holds. Raises PeerError."""

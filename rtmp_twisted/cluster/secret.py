@@ -1,5 +1,5 @@
-"""What the nodes of a cluster make with CLUSTER_SECRET: digests of stream keys, sealed texts, and the tokens by which
-they know each other. Pure but for the time of day. Used by the cluster's other modules.
+"""What the nodes of a cluster make with CLUSTER_SECRET: digests of stream keys (keys.py), sealed texts, and the tokens
+by which they know each other. Pure but for the time of day. Used by the cluster's other modules.
 
 Redis sees digests and sealed texts, and never a key. A token says that a node wants one channel, and holds for a
 minute. Each of the three has a key of its own, which is derived from the secret (HKDF, RFC 5869), except the digest,
@@ -9,8 +9,6 @@ whose key is the secret itself.
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from rtmp_twisted.cluster.keys import KeyDigest, digest
 from rtmp_twisted.live.authority import MAX_TOKEN
 
 TOKEN_SECONDS: Final = 60
@@ -50,10 +49,12 @@ class ClusterSecret:
     # Keys
 
     def digest(self, channel: str, epoch: int, key: str) -> str:
-        """What a place in the directory says of its key: an HMAC-SHA256, in hexadecimal digits."""
-        parts = [part.encode("utf-8", "surrogatepass") for part in (channel, str(epoch), key)]
-        message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+        """What a place in the directory says of its key."""
+        return digest(self._secret, channel, epoch, key)
+
+    def key(self, channel: str, epoch: int, digest: str) -> KeyDigest:
+        """The key that a place says that of."""
+        return KeyDigest(self._secret, channel, epoch, digest)
 
     def seal(self, text: str, context: str) -> str:
         """Encrypts and signs a text (AES-256-GCM). ``context`` has to be the same to open it."""
@@ -94,18 +95,3 @@ class ClusterSecret:
         if type(expires) is not int or claims["channel"] != channel:
             return False
         return -MAX_SKEW < expires - self._now() <= TOKEN_SECONDS + MAX_SKEW
-
-
-class KeyDigest:
-    """A publisher's key that this node does not know, but can compare (a `Key` of live/directory.py)."""
-
-    def __init__(self, secret: ClusterSecret, channel: str, epoch: int, digest: str) -> None:
-        self._secret = secret
-        self._channel = channel
-        self._epoch = epoch
-        self._digest = digest
-
-    def matches(self, key: str) -> bool:
-        """Takes a time that does not tell where two keys differ."""
-        made = self._secret.digest(self._channel, self._epoch, key)
-        return hmac.compare_digest(made.encode(), self._digest.encode("utf-8", "surrogatepass"))

@@ -15,7 +15,7 @@ Every call is one script (scripts.py), and answers within `COMMAND_SECONDS` or r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -111,11 +111,16 @@ class Store(RedisClient[RedisCommander]):
         super().__init__(reactor, random, address, clock)
         self.prefix = prefix
         self.node = node
+        self.opened: Callable[[], None] = lambda: None
+        """Called when there is a connection."""
         self.commands = 0
         """Scripts that were run."""
 
     def make(self) -> RedisCommander:
         return RedisCommander(self.clock)
+
+    async def prepare(self, connection: RedisCommander) -> None:
+        self.clock.callLater(0, lambda: self.opened())
 
     @property
     def events(self) -> str:

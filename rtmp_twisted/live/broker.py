@@ -427,6 +427,15 @@ class Broker(Service):
         taken, key = self._directory.elsewhere(channel.name)
         return not taken or key is None or player.admitted_by(key)
 
+    def judge(self, name: str, key: Key | str | None) -> None:
+        """Refuses the players of channel ``name`` that have another key than the publisher elsewhere, which is not
+        pulled yet."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.on_air is None:
+            strangers = entry.channel.change_key(key)
+            self._tidy(entry)
+            self.notices.refused(strangers, "the key is not the publisher's")
+
     def change_key(self, publication: Publication, key: Key | str | None) -> None:
         """What is published on another worker goes on with another key."""
         entry = self._entries[publication.name]

@@ -42,5 +42,9 @@ class Operations(Protocol):
     def remove_push(self, channel: str, id: str) -> Soon[bool]:
         """Ends a push. Returns whether there was one."""
 
+    def nodes(self) -> Soon[list[dict[str, Any]]] | None:
+        """Returns what the nodes of this server's cluster say of themselves; None where it is in none. Fails with
+        ValueError where that is not known now."""
+
     def metrics(self) -> Soon[bytes]:
         """Returns the metrics, in Prometheus' text format."""

@@ -80,6 +80,8 @@ class Registry(Protocol):
 
     def connection_lost(self, connection: Connection) -> None: ...
 
+    def exempt(self, connection: Connection) -> None: ...
+
 
 @frozen
 class ConnectionOptions:
@@ -422,6 +424,10 @@ class Connection:
         self.bytes_received = HANDSHAKE_SIZE
         self.receive(record)
         self.options.flush()
+
+    def exempt(self) -> None:
+        """No limit of connections counts it any more: another node of this server's cluster has made it."""
+        self.options.registry.exempt(self)
 
     def accept_messages(self, longest: int) -> None:
         """The other side's messages may be up to ``longest`` bytes long."""

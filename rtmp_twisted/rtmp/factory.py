@@ -67,6 +67,7 @@ class RTMPFactory(Factory):
         """Oldest first; also those that go out."""
         self.accepted = 0
         """Connections that have come in so far."""
+        self._exempt: set[Connection] = set()
         self._numbers = count(1)
         self._reserve = MemoryReserve()
         self._connection_options = ConnectionOptions(
@@ -106,8 +107,16 @@ class RTMPFactory(Factory):
         self.limits.enter(connection.peer)
 
     def connection_lost(self, connection: Connection) -> None:
-        self.limits.leave(connection.peer)
+        if connection not in self._exempt:
+            self.limits.leave(connection.peer)
+        self._exempt.discard(connection)
         self.forget(connection)
+
+    def exempt(self, connection: Connection) -> None:
+        """Limits do not count a connection any more."""
+        if connection not in self._exempt:
+            self._exempt.add(connection)
+            self.limits.leave(connection.peer)
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone, whichever way it went."""
@@ -188,6 +197,9 @@ class _Outgoing:
     def connection_made(self, connection: Connection) -> None:
         self._factory.connections[connection] = None
         self._factory.limits.enter("")
+
+    def exempt(self, connection: Connection) -> None:
+        """No limit counts it anyway."""
 
     def connection_lost(self, connection: Connection) -> None:
         self._factory.limits.leave("")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from rtmp_twisted.live.broker import Broker
@@ -17,13 +18,14 @@ from rtmp_twisted.web.status import WAITING, all_channels, one_channel
 
 @frozen
 class LocalOperations:
-    """``text`` returns the text of /metrics."""
+    """``text`` returns the text of /metrics; ``other_nodes`` what is known of a cluster's nodes."""
 
     clock: IReactorTime
     broker: Broker
     sampler: Sampler
     text: Callable[[], bytes]
     pushes_and_pulls: Relays | None = None
+    other_nodes: Callable[[], Deferred[list[dict[str, Any]]]] | None = None
 
     def start(self) -> None:
         self.sampler.start()
@@ -63,6 +65,9 @@ class LocalOperations:
 
     def remove_push(self, channel: str, id: str) -> bool:
         return self.pushes_and_pulls is not None and self.pushes_and_pulls.remove_push(channel, id)
+
+    def nodes(self) -> Deferred[list[dict[str, Any]]] | None:
+        return None if self.other_nodes is None else self.other_nodes()
 
     def metrics(self) -> bytes:
         return self.text()

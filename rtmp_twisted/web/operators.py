@@ -155,6 +155,8 @@ class _OperatorResource(Resource):
                 return self._allow(request, "GET", lambda: self._show(name))
             case ["api", "v1", "channels", name, "kill"]:
                 return self._allow(request, "POST", lambda: self._kill(name, request))
+            case ["api", "v1", "nodes"]:
+                return self._allow(request, "GET", self._nodes)
             case ["api", "v1", "relays"]:
                 return self._allow(request, "GET", lambda: self._list_relays(None, ""))
             case ["api", "v1", "channels", name, "pull"]:
@@ -219,6 +221,12 @@ class _OperatorResource(Resource):
             return _json({"total": len(shown), "relays": shown})
 
         return _then(self._operations.relays(channel), listed)
+
+    def _nodes(self) -> Soon[_Answer]:
+        found = self._operations.nodes()
+        if found is None:
+            return _error(http.NOT_FOUND, "this server is in no cluster (CLUSTER_USE)")
+        return _then(found, lambda nodes: _json({"total": len(nodes), "nodes": nodes}))
 
     def _add_push(self, name: str, request: Request) -> Soon[_Answer]:
         """The body is ``{"url": "rtmp://…"}``. No answer repeats the URL: it has a stream key."""

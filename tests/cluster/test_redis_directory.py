@@ -14,6 +14,7 @@ from zope.interface import implementer
 from rtmp_twisted.cluster import recorded, redis_directory
 from rtmp_twisted.cluster import store as store_module
 from rtmp_twisted.cluster.recorded import RecordedAuthority
+from rtmp_twisted.cluster.redis_directory import Node as ClusterNode
 from rtmp_twisted.cluster.redis_directory import RedisDirectory
 from rtmp_twisted.cluster.secret import ClusterSecret
 from rtmp_twisted.live.audience import FlushScheduler
@@ -264,7 +265,7 @@ class DirectoryTests(ClusterCase):
         await until(lambda: two.moved == ["tv"], "the word of it")
         place = two.directory.found("tv")
         assert place is not None
-        self.assertEqual((place.node, place.address), ("one", "rtmp://one.example"))
+        self.assertEqual(place.worker, ClusterNode("one", "rtmp://one.example"))
         taken, key = two.directory.elsewhere("tv")
         assert taken and key is not None and not isinstance(key, str)
         self.assertTrue(key.matches("hunter2"))

@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.cluster.secret import MAX_SKEW, TOKEN_SECONDS, ClusterSecret, KeyDigest
+from rtmp_twisted.cluster.secret import MAX_SKEW, TOKEN_SECONDS, ClusterSecret
 
 SECRET = "the-secret-of-a-cluster-0123456789"
 
@@ -16,7 +16,7 @@ SECRET = "the-secret-of-a-cluster-0123456789"
 class DigestTests(SynchronousTestCase):
     def test_compares(self) -> None:
         secret = ClusterSecret(SECRET)
-        key = KeyDigest(secret, "tv", 7, secret.digest("tv", 7, "hunter2"))
+        key = secret.key("tv", 7, secret.digest("tv", 7, "hunter2"))
         self.assertTrue(key.matches("hunter2"))
         for other in ["hunter", "hunter22", "", "Hunter2", "hünter2"]:
             self.assertFalse(key.matches(other), other)
@@ -35,7 +35,7 @@ class DigestTests(SynchronousTestCase):
     def test_junk_in_place_of_a_digest(self) -> None:
         secret = ClusterSecret(SECRET)
         for junk in ["", "x", "ü", "\udc80"]:
-            self.assertFalse(KeyDigest(secret, "tv", 7, junk).matches("key"))
+            self.assertFalse(secret.key("tv", 7, junk).matches("key"))
 
 
 class SealTests(SynchronousTestCase):

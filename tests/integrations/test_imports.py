@@ -54,6 +54,12 @@ class ImportTests(SynchronousTestCase):
     def test_redis(self) -> None:
         self.check({"txredisapi"}, {"RedisCommands"}, REDIS_USE="YES")
 
+    def test_cluster(self) -> None:
+        node = {"CLUSTER_USE": "YES", "CLUSTER_ADDRESS": "rtmp://127.0.0.1", "CLUSTER_SECRET": "s" * 32}
+        self.check({"txredisapi", "jwt"}, {"RedisDirectory", "EdgeService"}, **node)
+        called = {"RedisDirectory", "RecordedAuthority", "EdgeService", "CallbackAuthority"}
+        self.check({"txredisapi", "jwt", "treq"}, called, **node, CALLBACK_URL="http://127.0.0.1/")
+
     def test_coordinator(self) -> None:
         self.check({"autobahn", "jwt"}, {"CoordinatorAuthority"}, **COORDINATOR)
 
@@ -100,7 +106,7 @@ class RoomTests(SynchronousTestCase):
                 del graph[module]
 
     def test_integrations(self) -> None:
-        self.check("integrations", "live", "peer_errors", "reconnecting")
+        self.check("integrations", "live", "peer_errors", "reconnecting", "redis_connection")
 
     def test_web(self) -> None:
         self.check("web", "wire", "media", "live", "rtmp", "_version", "settings_types", "ports", "logs")
