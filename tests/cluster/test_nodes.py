@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import treq
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
+from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.cluster.secret import ClusterSecret
@@ -228,6 +229,24 @@ class NodesTests(NodesCase):
         self.check(player)
 
 
+class StopTests(NodesCase):
+    async def test_drained(self) -> None:
+        """A node that is stopped tells its ends, its channel is free at once, and viewers elsewhere go on."""
+        one, two, three = await self.three(publish_return_seconds="20")
+        encoder = await self.encoder(one)
+        viewer = await self.player(three)
+        await self.see(viewer, 1)
+        one.signal(signal.SIGTERM)
+        self.assertEqual(await within(one.ended), 0, str(one))
+        self.assertEqual((self.events("start"), self.events("stop")), (1, 1))
+        began = reactor.seconds()
+        await encoder.publish(two)
+        self.assertLess(reactor.seconds() - began, 3)  # less than a place lives
+        await self.see(viewer, 2)
+        self.check(viewer)
+        self.assertEqual((await self.get(1, "/api/v1/nodes"))["total"], 2)
+
+
 class FaultTests(NodesCase):
     async def test_killed(self) -> None:
         """A node dies: its encoder is on air elsewhere within 8 s, viewers elsewhere go on, and the end is told
@@ -273,6 +292,34 @@ class FaultTests(NodesCase):
         await self.see(returned, 2)
         self.check(here, there, returned)
         self.assertEqual({publish for publish, _ in numbers(returned)}, {2})
+
+    async def test_network_breaks(self) -> None:
+        """Between two nodes: the pull comes back by itself, and its viewers wait without being closed."""
+        one_port, cable = free_port(), free_port()
+        forwarder = ProxyFactory("127.0.0.1", one_port)
+        forwarder.noisy = False
+        made: list[Any] = []
+        build = forwarder.buildProtocol
+        forwarder.buildProtocol = lambda address: made.append(build(address)) or made[-1]
+        port = reactor.listenTCP(cable, forwarder, interface="127.0.0.1")
+        await self.node(rtmp_port=str(one_port), cluster_address=f"rtmp://127.0.0.1:{cable}")
+        two = await self.node()
+        await self.encoder(self.nodes[0])
+        player = await self.player(two)
+        await self.see(player, 1)
+        await maybeDeferred(port.stopListening)
+        for proxy in made:
+            proxy.transport.abortConnection()
+        await two.until("(pull of channel 'tv').*trying again")
+        await two.until("no connection to .*(pull of channel 'tv')")
+        before = len(numbers(player))
+        port = reactor.listenTCP(cable, forwarder, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.addCleanup(lambda: [proxy.transport.abortConnection() for proxy in made if proxy.transport])
+        await self.see(player, 1)
+        self.assertGreater(len(numbers(player)), before)
+        self.check(player)
+        self.assertNotIn("NetStream.Play.UnpublishNotify", codes(player.received))
 
     async def test_redis_is_lost(self) -> None:
         """What is on air stays on air, everywhere, and what begins in the meantime is known when Redis is back."""

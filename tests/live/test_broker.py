@@ -85,6 +85,43 @@ def names(viewer: Viewer) -> list[str]:
     return [code.rpartition(".")[2] for code in codes(viewer.messages())]
 
 
+class WithheldTests(BrokerCase):
+    """What is published waits until it is known whether it is still this server's to publish."""
+
+    def test_goes_on(self) -> None:
+        publisher, publication = self.publish()
+        viewer = self.play()
+        publication.write(AAC_HEADER)
+        publication.write(aac(0))
+        self.flush()
+        self.broker.withhold(publication)
+        publication.write(aac(23))
+        joiner = self.play()
+        self.flush()
+        self.assertEqual(len(viewer.media()), 2)
+        self.assertEqual([message for message in joiner.media() if message.timestamp], [])
+        self.broker.go_on(publication)
+        self.assertEqual([message.timestamp for message in viewer.media()], [0, 0, 23])
+        self.assertEqual(publisher.told, ["started"])
+        self.broker.go_on(publication)
+        publication.write(aac(46))
+        self.flush()
+        self.assertEqual(len(viewer.media()), 4)
+
+    def test_is_lost(self) -> None:
+        """It goes to nobody, and the viewers wait for another one."""
+        publisher, publication = self.publish()
+        viewer = self.play()
+        self.broker.withhold(publication)
+        publication.write(aac(23))
+        self.broker.lose(publication, "it is published elsewhere")
+        self.broker.go_on(publication)
+        self.flush()
+        self.assertEqual(viewer.media(), [])
+        self.assertEqual(publisher.told, ["started", "ended: it is published elsewhere"])
+        self.assertEqual(names(viewer), [])
+
+
 class LostTests(BrokerCase):
     """A publisher whose connection ends without a word."""
 

@@ -7,36 +7,13 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from tests.platform.cleanups import Cleanups
 from tests.platform.run import run
 from tests.support.fakes import reactor
-
-
-class Cleanups:
-    """The part of a test case that programs need."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = Path(directory)
-        self._cleanups: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._made = 0
-
-    def addCleanup(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._cleanups.append((function, arguments))
-
-    def mktemp(self) -> str:
-        self._made += 1
-        return str(self._directory / str(self._made))
-
-    async def run(self) -> None:
-        while self._cleanups:
-            function, arguments = self._cleanups.pop()
-            await maybeDeferred(function, *arguments)
 
 
 async def watched(options: argparse.Namespace, cleanups: Cleanups, verdict: list[int]) -> None:
