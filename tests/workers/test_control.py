@@ -36,7 +36,7 @@ class ControlTests(TestCase):
             reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, _One(control))
             end.close()
 
-    async def tearDown(self) -> None:
+    async def tearDown(self) -> None:  # type: ignore[override]
         self.one.abort()
         await until(lambda: len(self.gone) == 2, "both ends")
 
