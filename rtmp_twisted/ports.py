@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -11,6 +12,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtmp_twisted.rtmp.formatting import address
+
+ACCEPTS_PER_TURN: Final = 16
+"""Connections that one port takes in a turn of the reactor. Others wait in the kernel, so that those taken are read
+before there are too many of them, and media is sent in between."""
 
 _log = Logger()
 
@@ -49,12 +54,25 @@ class Ports:
             port.stopListening()
             return
         self._ports.append(port)
+        _limit_accepts(port)
         _log.info("{name} on {address}", name=name, address=address(port.getHost()))
 
     def _check(self, _: object, problems: list[Failure]) -> None:
         """Ends the server if an endpoint has failed later than at once."""
         if problems and not self._closed:
             self._fail(problems[0].getErrorMessage())
+
+
+def _limit_accepts(port: Any) -> None:
+    """Twisted's ports take 100 connections in a turn, and 20 more in each turn in which there were so many."""
+    if hasattr(port, "numberAccepts"):
+        accept = port.doRead
+
+        def accept_some() -> None:
+            port.numberAccepts = min(port.numberAccepts, ACCEPTS_PER_TURN)
+            accept()
+
+        port.doRead = accept_some
 
 
 class PortsService(Service):

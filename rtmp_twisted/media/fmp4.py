@@ -142,6 +142,7 @@ class Muxer:
         self._queue: deque[_Frame] = deque()
         self._queued_bytes = 0
         self._beginning = True  # nothing has been returned since the last reset
+        self._anew = False  # a track has ended: times of the next one of its number may be earlier
         self._now = -1  # the latest message's time, without wrapping
         self._sequence = 0
         self._lead: _Track | None = None
@@ -212,8 +213,7 @@ class Muxer:
         for media, track_id, kind in tags.TrackCodecs().ended_slots(type_id, body):
             track = self._tracks.get((VIDEO if media == "video" else AUDIO, track_id))
             if kind == "sequence" and track is not None:
-                self._release(entries)
-                del self._tracks[track.key]
+                self._end(track, entries)
 
     def _take_frame(self, type_id: int, body: bytes, keyframe: bool, entries: list[Entry]) -> None:
         first = body[0]
@@ -244,8 +244,13 @@ class Muxer:
         if not self._selected(key) or (track is None and len(self._tracks) >= MAX_TRACKS):
             return
         if track is not None:
-            self._release(entries)
+            self._end(track, entries)
         self._tracks[key] = _Track(key, fourcc, record)
+
+    def _end(self, track: _Track, entries: list[Entry]) -> None:
+        self._release(entries)
+        del self._tracks[track.key]
+        self._anew = True
 
     def _selected(self, key: Key) -> bool:
         return self._only is None or key[1] == (self._only if key[0] == VIDEO else 0)
@@ -290,7 +295,7 @@ class Muxer:
         """VP9 may change the size of its pictures at any keyframe, without another configuration."""
         form = track.form
         if form is not None and not form.details.items() >= describe_keyframe("VP9", bytes(payload[:16])).items():
-            self._release(entries)
+            self._end(track, entries)
             track = self._tracks[track.key] = _Track(track.key, track.fourcc, track.record)
         return track
 
@@ -369,7 +374,8 @@ class Muxer:
         entries.append(Entry(type_id, track_id, frame.timestamp & 0xFFFFFFFF, frame.keyframe, leads, head, payload))
 
     def _initialize(self, timestamp: int, entries: list[Entry]) -> bool:
-        """Returns an initialisation section with all tracks that have begun, unless it is the same as before."""
+        """Returns an initialisation section with all tracks that have begun. The same as before is left out, unless a
+        track has ended since: then its times may go back, as those of one track never do."""
         if self._credit < self._needed:
             return False
         tracks = sorted((t for t in self._tracks.values() if t.form is not None), key=lambda t: (-t.key[0], t.key[1]))
@@ -378,8 +384,8 @@ class Muxer:
         if self._credit < self._needed:
             return False
         self._credit -= self._needed
-        if made != self.initialization:
-            self.initialization = made
+        if made != self.initialization or self._anew:
+            self.initialization, self._anew = made, False
             entries.append(Entry(0, 0, timestamp & 0xFFFFFFFF, False, False, made.data, _NOTHING))
         for track in tracks:
             track.begun = True

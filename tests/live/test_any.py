@@ -134,7 +134,7 @@ class Run:
 
 
 class AnyScheduleTests(SynchronousTestCase):
-    @settings(deadline=None, max_examples=300)
+    @settings(max_examples=300)
     @given(
         st.lists(JOIN, min_size=1, max_size=5),
         STEPS,

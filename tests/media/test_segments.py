@@ -203,7 +203,7 @@ class CuttingTests(SegmenterCase):
         self.assertEqual(len(segmenter.segments), 3)
         self.assertLess(segmenter.held, everything)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(
         st.floats(0.3, 7), st.floats(5, 60), st.sampled_from([1.0, 2.0, 4.0]), st.sampled_from([0.1, 0.3, 1.0]),
         st.booleans(),

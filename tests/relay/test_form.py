@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -85,7 +85,6 @@ class FormTests(SynchronousTestCase):
         self.assertEqual(self.more([avc(120, True), avc(160, False), avc(200, True)], form, 128), [])
         self.assertEqual(self.left, 1)
 
-    @settings(suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.integers(0, 2**32 - 1),
         st.lists(st.tuples(st.integers(0, 40_000_000), st.binary(min_size=2, max_size=700)), min_size=1, max_size=4),

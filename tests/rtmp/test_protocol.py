@@ -123,12 +123,12 @@ class GarbageTests(SynchronousTestCase):
         publisher.send(AVC_HEADER, avc(0, True))
         self.assertEqual(len(media(player.new())), 2)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.binary(min_size=1, max_size=400), st.booleans(), st.booleans())
     def test_any_bytes(self, data: bytes, opened: bool, publishing: bool) -> None:
         self.check(data, opened, opened and publishing)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(
         st.lists(
             st.builds(

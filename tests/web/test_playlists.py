@@ -128,7 +128,7 @@ class PlaylistTests(SynchronousTestCase):
         for before, text in pairwise(found):
             self.assertEqual(broken_rules(text, before), [], text)
 
-    @settings(max_examples=5, deadline=None, phases=[Phase.generate])
+    @settings(max_examples=5, phases=[Phase.generate])
     @given(st.floats(0.5, 6), st.sampled_from([10, 12.5, 15, 24, 25, 30, 60]), st.sampled_from([1.0, 2.0, 4.0]),
            st.sampled_from([0.2, 0.3, 1.0]), st.booleans())  # fmt: skip
     def test_any_source(self, keyframes: float, rate: float, segment: float, part: float, sound: bool) -> None:

@@ -10,7 +10,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -467,7 +467,6 @@ class Writer:
 
 
 class RoundTripTests(SynchronousTestCase):
-    @settings(deadline=None)
     @given(MESSAGES, st.data())
     def test_any_legal_writing_of_any_messages(
         self, messages: list[tuple[int, Message]], choose: st.DataObject

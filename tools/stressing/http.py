@@ -136,12 +136,12 @@ STRANGERS = [
 
 def half_requests(target: Target) -> None:
     """Connections to the viewers' ports that never finish their request, one after the other as fast as they can."""
-    with ExitStack() as stack:
-        for _ in range(HELD):
-            if target.is_over:
-                return
-            connection = stack.enter_context(connect(target, random.choice((target.web_port, target.web_ssl_port))))
-            connection.sendall(b"GET /tv/key.flv HTTP/1.1\r\nHost: localhost\r\nX: ")
+    _half_requests(target, target.web_port, target.web_ssl_port)
+
+
+def operators_half_requests(target: Target) -> None:
+    """The same on the operators' port."""
+    _half_requests(target, target.http_port)
 
 
 def requests_without_end(target: Target) -> None:
@@ -226,6 +226,7 @@ def tls_handshakes_without_end(target: Target) -> None:
 
 ATTACKERS = [
     half_requests,
+    operators_half_requests,
     requests_without_end,
     operators_requests_without_end,
     answers_that_nobody_reads,
@@ -237,6 +238,15 @@ ATTACKERS = [
     pings_without_end,
     tls_handshakes_without_end,
 ]
+
+
+def _half_requests(target: Target, *ports: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(HELD):
+            if target.is_over:
+                return
+            connection = stack.enter_context(connect(target, random.choice(ports)))
+            connection.sendall(b"GET /tv/key.flv HTTP/1.1\r\nHost: localhost\r\nX: ")
 
 
 def _exchange(target: Target, port: int, piece: bytes) -> None:
