@@ -75,7 +75,6 @@ DOCUMENTED = {
     "HTTP_BIND_ADDRESS": "127.0.0.1",
     "HTTP_TOKEN": "",
     "WORKERS": 1,
-    "WORKERS": 1,
     "SHUTDOWN_GRACE_SECONDS": 3,
     "LISTEN": (),
     "PUBLISH_RETURN_SECONDS": 5,
