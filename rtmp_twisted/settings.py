@@ -239,7 +239,7 @@ class Settings:
         " the publish began, within GOP_CACHE_SIZE_MB",
         "`gop`; with CONTROL_USE `stream`",
     )
-    msg_buffer_size: int = setting(integer(1, 65_536), 8, "most messages in one write to a player")
+    msg_buffer_size: int = setting(integer(1, 65_536), 65_536, "most messages in one write to a player")
     max_memory_mb: int = setting(
         integer(0, 1_048_576),
         0,
@@ -249,8 +249,9 @@ class Settings:
     )
     write_merge_ms: int = setting(
         integer(0, 1000),
-        100,
-        "longest time that media waits so that it reaches many players in fewer writes, in ms; 0: no waiting",
+        350,
+        "longest time that media waits so that it reaches many players in fewer writes, in ms; 0: no waiting. More than"
+        " 100 are used only where players are so many that they fill a core",
     )
 
     # HTTP for operators.

@@ -60,6 +60,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     kept = "one group of pictures" if one.gop_cache_mode == "gop" else "the whole stream"
     cache = f"{kept}, at most {one.gop_cache_size_mb} MB for each channel"
     yield Feature("cache for joining players", bool(one.gop_cache_size_mb), cache, "GOP_CACHE_SIZE_MB is 0")
+    yield Feature("workers", one.workers > 1, f"{one.workers} processes beside the one that listens", "WORKERS")
     yield Feature("compiled", _is_compiled(), "yes", "RTMP_TWISTED_COMPILE=1 at the installation")
 
 

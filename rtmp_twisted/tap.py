@@ -151,7 +151,7 @@ def media_factory(
     a cluster."""
     turns = Turns(reactor)
     scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns, settings.workers)
-    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
+    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending, time.thread_time)
     turns.before = poller.poll_if_due
     broker = Broker(
         reactor,

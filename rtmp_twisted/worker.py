@@ -47,9 +47,9 @@ from rtmp_twisted.services import SequentialService
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.tap import media_factory, relay_options, web_site
 
-SLACK: Final = 16
-"""Connections that a worker may have more than another one, or a tenth of all if that is more, before those of its
-channels stay with the other one."""
+SLACK: Final = 128
+"""Connections that a worker may have more than another one, or a quarter of all if that is more, before those of its
+channels stay with the other one, which then begins to pull."""
 
 _PR_SET_PDEATHSIG: Final = 1  # sys/prctl.h
 
@@ -237,7 +237,9 @@ class WorkerProcess:
         if place is None or place.worker not in self._loads:
             return False
         loads, other = self._loads, place.worker
-        slack = max(SLACK, sum(loads.values()) // len(loads) // 10)
+        found = self._broker.channel(channel)
+        pulled = found is not None and found[0].on_air  # so one viewer more costs nothing here
+        slack = 0 if pulled else max(SLACK, sum(loads.values()) // 4)
         if loads[other] - loads.get(self.number, 0) > slack:
             return False
         address = [connection.peer, 0] if connection.peer else []

@@ -140,7 +140,7 @@ class KubernetesTests(SynchronousTestCase):
         [self.container] = self.pod["spec"]["containers"]
 
     def test_settings(self) -> None:
-        environment = {}
+        environment: dict[str, str] = {}
         secrets = self.kinds["Secret"]["stringData"]
         for variable in self.container["env"]:
             source = variable.get("valueFrom", {})

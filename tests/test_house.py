@@ -100,7 +100,7 @@ class FrameTests(TestCase):
     async def test_files(self) -> None:
         scheduler = FlushScheduler(reactor, 0.1, reactor.seconds, Turns(reactor))
         broker = Broker(reactor, AcceptAll(), scheduler)
-        poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
+        poller = PublisherPoller(reactor, reactor, scheduler.flush_pending, lambda: 0.0)
         factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor), poller=poller)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
         self.addCleanup(port.stopListening)

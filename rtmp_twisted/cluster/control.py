@@ -126,11 +126,14 @@ class Control(amp.AMP):
 
     @_Call.responder
     def _take_call(self, name: bytes, values: bytes, ahead: int, descriptor: int | None = None) -> Deferred[Any]:
-        arguments = self._values(ahead, values)
-        if descriptor is not None:
-            arguments["descriptor"] = descriptor
-        answer = maybeDeferred(self.handlers[name.decode()], **arguments)
+        answer = maybeDeferred(self._handle, name.decode(), values, ahead, descriptor)
         return answer.addErrback(self._bug, name).addCallback(self._answer)
+
+    def _handle(self, name: str, text: bytes, ahead: int, descriptor: int | None) -> Any:
+        values = self._values(ahead, text)
+        if descriptor is not None:
+            values["descriptor"] = descriptor
+        return self.handlers[name](**values)
 
     def _bug(self, failure: Failure, name: bytes) -> dict[str, Any]:
         """An exception would end the channel, and with it the worker."""

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from rtmp_twisted.cluster.control import Control, Failed, Gone
 from rtmp_twisted.cluster.keys import KeyDigest
 from rtmp_twisted.live.authority import Refused, RightKey
-from rtmp_twisted.live.directory import Claim, IDirectory, Key, Taken
+from rtmp_twisted.live.directory import Claim, IDirectory, Key, Taken, Watched
 from rtmp_twisted.live.publication import Publication
 
 
@@ -55,10 +55,11 @@ class EdgeOwner(Protocol):
 
 
 @implementer(IDirectory)
-class WorkerDirectory:
+class WorkerDirectory(Watched):
     """An `EdgeDirectory`. ``number`` is this worker's."""
 
     def __init__(self, control: Control, number: int, secret: bytes) -> None:
+        super().__init__()
         self.number: Any = number
         self.moved: Callable[[str], None] = lambda channel: None
         self._control = control
@@ -81,6 +82,8 @@ class WorkerDirectory:
             if waiting is not None:
                 self._claim_edge(*waiting)
         self.moved(channel)
+        known = self._places.get(channel)
+        self._changed(channel, None if known is None else _claim(known))
 
     def place(self, channel: str) -> Place | None:
         """Where a channel is."""
@@ -126,9 +129,6 @@ class WorkerDirectory:
             del self._own[claim.channel]
             if not (isinstance(claim.holder, Publication) and claim.holder.edge):
                 self._control.tell("release", channel=claim.channel, epoch=claim.epoch)
-
-    def watch(self, channel: str, changed: Callable[[Claim | None], None]) -> Callable[[], None]:
-        raise NotImplementedError  # the broker does not watch; `moved` tells of all channels
 
     # Inside
 

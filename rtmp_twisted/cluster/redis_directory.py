@@ -31,7 +31,7 @@ from rtmp_twisted.cluster.secret import ClusterSecret
 from rtmp_twisted.cluster.store import COMMAND_SECONDS, PLACE_SECONDS, REFRESH_SECONDS, Place, Start, Store
 from rtmp_twisted.live.authority import Refused, RightKey
 from rtmp_twisted.live.broker import Broker, when_fired
-from rtmp_twisted.live.directory import Claim, IDirectory, Key, Taken
+from rtmp_twisted.live.directory import Claim, IDirectory, Key, Taken, Watched
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.peer_errors import PeerError
 from rtmp_twisted.redis_connection import RedisAddress, RedisSubscription
@@ -75,7 +75,7 @@ class _Held:
 
 
 @implementer(IDirectory)
-class RedisDirectory(Service):
+class RedisDirectory(Service, Watched):
     """An `EdgeDirectory` too. ``address`` is where other nodes reach this one. ``recorded``: accepted starts are kept
     in Redis, so that others can tell their ends. ``takeover_seconds``: how long a holder may listen to its publisher
     before it gives a place up. ``load`` is what this node says of itself. ``broker`` is set before the service
@@ -96,6 +96,7 @@ class RedisDirectory(Service):
         takeover_seconds: float = 3.0,
         load: Callable[[], dict[str, Any]] = dict,
     ) -> None:
+        Watched.__init__(self)
         self.store = Store(reactor, random, redis, prefix, node)
         self.secret = secret
         self.moved: Callable[[str], None] = lambda channel: None
@@ -183,6 +184,7 @@ class RedisDirectory(Service):
             raise Taken(_claim(taken))
         held.busy = False
         held.claim = Claim(channel, held.epoch, holder, holder.pulled)
+        self._changed(channel, held.claim)
         return held.claim
 
     def locate(self, channel: str) -> Deferred[Claim | None]:
@@ -233,11 +235,9 @@ class RedisDirectory(Service):
         held = self._held.get(channel)
         if held is not None and held.claim is claim:
             self._drop(held)
+            self._changed(channel, None)
             if held.epoch:
                 self._spawn(self._release(channel, held.epoch))
-
-    def watch(self, channel: str, changed: Callable[[Claim | None], None]) -> Callable[[], None]:
-        raise NotImplementedError  # the broker does not watch; `moved` tells of all channels
 
     def take_start(self, channel: str, key: str, stream_id: str) -> Start | None:
         """What Redis knows of an accepted start that has ended here. Whoever calls this tells its end."""
@@ -358,6 +358,7 @@ class RedisDirectory(Service):
             del self._waiting_edges[channel]
             self._take_edge(*waiting, self._elsewhere(place))
         if before != place:
+            self._changed(channel, None if place is None else _claim(place))
             self.moved(channel)
 
     async def _release(self, channel: str, epoch: int) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from rtmp_twisted.cluster import scripts
 from rtmp_twisted.peer_errors import PeerError
@@ -146,7 +147,7 @@ class Store(RedisClient[RedisCommander]):
 
     async def refresh(self, claims: Sequence[tuple[str, int]]) -> dict[str, bool]:
         """Renews places, by channel and epoch. Returns those that are this claim's no more, and whether a later one has
-        it. All are asked at once: one round trip, and a script for each `BATCH` channels."""
+        it. There is one script for each `BATCH` channels, and none waits for another."""
         batches = list(_batches(claims))
         replies = await self._side_by_side([self._refresh(batch) for batch in batches])
         changed = {}
@@ -273,8 +274,14 @@ class Store(RedisClient[RedisCommander]):
                 limit.cancel()
 
     async def _side_by_side(self, asked: list[Any]) -> list[Any]:
-        """The results of coroutines that run at the same time. Raises the first PeerError of any."""
-        results = await gatherResults([_settled(one) for one in asked])
+        """The results of coroutines, none of which waits for another's. Each begins in a turn of the reactor of its
+        own, for there may be many. Raises the first PeerError of any."""
+        running = []
+        for one in asked:
+            if running:
+                await deferLater(self.clock, 0, lambda: None)
+            running.append(_settled(one))
+        results = await gatherResults(running)
         for error in results:
             if isinstance(error, PeerError):
                 raise error

@@ -36,6 +36,13 @@ CHEAP_SECONDS: Final = 0.001
 SHARE: Final = 0.075
 """The part of one core that the calls of a round may take, beyond what is cheap."""
 
+USUAL_SECONDS: Final = 0.1
+"""The longest interval, unless the core fills up."""
+
+FULL_SHARE: Final = 0.2
+"""The part of one core from which on the calls of rounds at that interval fill it up: the interval grows then, up to
+WRITE_MERGE_MS, so that they take no more."""
+
 HALF_COUNTS_BYTES: Final = 100_000
 """Of the cost of a call that sends so many bytes, half counts. A call costs about what sending 16,000 bytes costs, on
 any machine, since both are the kernel's work. Some of the bytes count as well, or high bit rates would be written
@@ -70,8 +77,7 @@ class FlushScheduler:
         self.stopwatch = stopwatch
         self.turns = turns
         self._longest = longest
-        self._cheap = CHEAP_SECONDS / processes
-        self._share = SHARE / processes
+        self._processes = processes
         self._round = 0.0
         self._pending: dict[Audience, None] = {}
         self._timer: IDelayedCall | None = None
@@ -79,7 +85,10 @@ class FlushScheduler:
     @property
     def interval(self) -> float:
         """Seconds from one write to the next, for a log with more than `FEW_READERS`."""
-        return 0.0 if self._round < self._cheap else min(self._longest, (self._round - self._cheap) / self._share)
+        cost = self._round * self._processes  # as one process would have it
+        if cost < CHEAP_SECONDS:
+            return 0.0
+        return min(self._longest, (cost - CHEAP_SECONDS) / SHARE, max(USUAL_SECONDS, self._round / FULL_SHARE))
 
     def add(self, audience: Audience) -> None:
         """The audience's log has something new, which `flush_pending` is to hand over."""

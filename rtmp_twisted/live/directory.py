@@ -65,13 +65,35 @@ class IDirectory(Interface):
         """Call ``changed`` whenever the place is claimed or given back, until the returned function is called."""
 
 
+class Watched:
+    """The part of a directory that tells of changes."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, list[Callable[[Claim | None], None]]] = {}
+
+    def watch(self, channel: str, changed: Callable[[Claim | None], None]) -> Callable[[], None]:
+        watchers = self._watchers.setdefault(channel, [])
+        watchers.append(changed)
+
+        def stop() -> None:
+            watchers.remove(changed)
+            if not watchers and self._watchers.get(channel) is watchers:
+                del self._watchers[channel]
+
+        return stop
+
+    def _changed(self, channel: str, claim: Claim | None) -> None:
+        for changed in list(self._watchers.get(channel, ())):
+            changed(claim)
+
+
 @implementer(IDirectory)
-class LocalDirectory:
+class LocalDirectory(Watched):
     """The directory of a server that is one process: all Deferreds have fired when they are returned."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._claims: dict[str, Claim] = {}
-        self._watchers: dict[str, list[Callable[[Claim | None], None]]] = {}
         self._epoch = 0
 
     def claim(self, channel: str, holder: object) -> Deferred[Claim]:
@@ -96,18 +118,3 @@ class LocalDirectory:
         if self._claims.get(claim.channel) is claim:
             del self._claims[claim.channel]
             self._changed(claim.channel, None)
-
-    def watch(self, channel: str, changed: Callable[[Claim | None], None]) -> Callable[[], None]:
-        watchers = self._watchers.setdefault(channel, [])
-        watchers.append(changed)
-
-        def stop() -> None:
-            watchers.remove(changed)
-            if not watchers and self._watchers.get(channel) is watchers:
-                del self._watchers[channel]
-
-        return stop
-
-    def _changed(self, channel: str, claim: Claim | None) -> None:
-        for changed in list(self._watchers.get(channel, ())):
-            changed(claim)

@@ -255,11 +255,11 @@ class Connection:
             return
         if not self._streaming:
             self.acknowledge_at_once()
+            if self._record is not None:
+                self._keep_record(data)
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
-            if self._record is not None:
-                self._keep_record(data)
             self._decoder.feed(data)
             if self._unfinished:  # TLS hands over what it has, also when it is paused
                 return
@@ -372,6 +372,8 @@ class Connection:
         if state is not self.state:
             self.state = CONNECTION_TRANSITIONS.move(self.state, state)
             self._streaming = state in _STREAMING
+            if self._streaming:
+                self._record = None
             self._state_since = self._clock.seconds()
 
     def send(self, *to_send: Message) -> None:
@@ -508,7 +510,8 @@ class Connection:
     def held(self) -> int:
         """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
         sink = self.sink
-        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
+        record = 0 if self._record is None else len(self._record)
+        return self._decoder.held_bytes + record + self._answered + (0 if sink is None else sink.held_bytes)
 
     def check(self, now: float) -> None:
         """Whether the other side keeps to its times; called every second."""
@@ -563,6 +566,8 @@ class Connection:
         if not handshake.done:
             return b""
         self._begin_messages()
+        if self._record is not None:
+            self._keep_record(handshake.rest)
         return handshake.rest
 
     def _begin_messages(self) -> None:
@@ -576,7 +581,7 @@ class Connection:
     def _keep_record(self, data: bytes) -> None:
         assert self._record is not None
         self._record += data
-        if self._streaming or len(self._record) > MAX_RECORD:
+        if len(self._record) > MAX_RECORD:
             self._record = None
 
     def _note_sizes(self, sent: tuple[Message, ...]) -> None:
@@ -616,6 +621,7 @@ class Connection:
         self.sink = None
         self._parts = None
         self._handshake = None
+        self._record = None
         self._decoder.clear()
 
     def _clear(self) -> None:

@@ -92,7 +92,8 @@ class RTMPFactory(Factory):
 
     def _accept(self, options: ConnectionOptions, session: SessionOptions, peer: str) -> RTMPProtocol:
         connection = Connection(options, ServerHandshake(os.urandom, self._milliseconds), next(self._numbers), peer)
-        connection.log = evolve(connection.log, quiet=options.internal)
+        if options.internal:
+            connection.log = evolve(connection.log, quiet=True)
         connection.handler = ServerSession(session, connection)
         return RTMPProtocol(connection)
 

@@ -250,7 +250,7 @@ class Chaos:
             self._encoders.append(Encoder(f"channel-{number}", self._somewhere))
         for number in range(viewers):
             self._viewers.append(Viewer(f"channel-{number % channels}", self._somewhere))
-        for one in [*self._encoders, *self._viewers]:
+        for one in self._clients():
             Deferred.fromCoroutine(one.run()).addErrback(self._bug)
         # A node tells the ends of others when it has known Redis for 10 s.
         await deferLater(reactor, 11, lambda: None)
@@ -273,7 +273,7 @@ class Chaos:
     async def finish(self) -> Outcome:
         """Everything comes to its end, and is checked."""
         await deferLater(reactor, 3, lambda: None)
-        for one in [*self._encoders, *self._viewers]:
+        for one in self._clients():
             one.stop()
         deadline = reactor.seconds() + TELL_SECONDS
         while reactor.seconds() < deadline and len(self._ended) < len(self._accepted):
@@ -370,6 +370,9 @@ class Chaos:
         )
         await node.up()
         return node
+
+    def _clients(self) -> list[Encoder | Viewer]:
+        return [*self._encoders, *self._viewers]
 
     def _somewhere(self) -> Server:
         """What a balancer would choose."""

@@ -68,6 +68,21 @@ def numbers(player: RTMPClient) -> list[tuple[int, int]]:
     return found
 
 
+class Forwarder(ProxyFactory):
+    """Forwards connections, which it keeps in ``made``."""
+
+    noisy = False
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.made: list[Any] = []
+
+    def buildProtocol(self, addr: Any) -> Any:
+        made = super().buildProtocol(addr)
+        self.made.append(made)
+        return made
+
+
 class NodesCase(TestCase):
     timeout = 120
 
@@ -296,11 +311,8 @@ class FaultTests(NodesCase):
     async def test_network_breaks(self) -> None:
         """Between two nodes: the pull comes back by itself, and its viewers wait without being closed."""
         one_port, cable = free_port(), free_port()
-        forwarder = ProxyFactory("127.0.0.1", one_port)
-        forwarder.noisy = False
-        made: list[Any] = []
-        build = forwarder.buildProtocol
-        forwarder.buildProtocol = lambda address: made.append(build(address)) or made[-1]
+        forwarder = Forwarder("127.0.0.1", one_port)
+        made = forwarder.made
         port = reactor.listenTCP(cable, forwarder, interface="127.0.0.1")
         await self.node(rtmp_port=str(one_port), cluster_address=f"rtmp://127.0.0.1:{cable}")
         two = await self.node()

@@ -27,7 +27,7 @@ class StoreCase(TestCase):
         await server.start()
         return server
 
-    async def store(self, server: RedisServer, node: str, **address: str) -> Store:
+    async def store(self, server: RedisServer, node: str, **address: Any) -> Store:
         store = Store(reactor, Random(1), RedisAddress("127.0.0.1", server.port, **address), "rtmp", node)
         store.startService()
         self.addCleanup(store.stopService)

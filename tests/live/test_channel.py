@@ -15,8 +15,10 @@ from rtmp_twisted.live.audience import (
     CHEAP_SECONDS,
     FEW_READERS,
     FREE_SECONDS,
+    FULL_SHARE,
     HALF_COUNTS_BYTES,
     SHARE,
+    USUAL_SECONDS,
     FlushScheduler,
 )
 from rtmp_twisted.live.log import Block, Format
@@ -447,11 +449,26 @@ class PaceTests(SynchronousTestCase):
         scheduler = FlushScheduler(Clock(), 10, lambda: 0, Turns(Clock()))
         costs = [0.0] * 20
         for _ in range(200):
-            costs = [scheduler.charge(cost, FREE_SECONDS + 0.001, 0) for cost in costs]
-        self.assertAlmostEqual(scheduler.interval, (20 * 0.001 - CHEAP_SECONDS) / SHARE)
+            costs = [scheduler.charge(cost, FREE_SECONDS + 0.0003, 0) for cost in costs]
+        self.assertAlmostEqual(scheduler.interval, (20 * 0.0003 - CHEAP_SECONDS) / SHARE)
         for cost in costs:
             scheduler.refund(cost)
         self.assertEqual(scheduler.interval, 0)
+
+    def test_the_interval_grows_where_the_core_is_full(self) -> None:
+        """Rounds of so many readers cost the seconds on the left; the interval is on the right."""
+        for cost, interval in [
+            (0.0085, 0.1),
+            (USUAL_SECONDS * FULL_SHARE, USUAL_SECONDS),
+            (0.05, 0.05 / FULL_SHARE),
+            (0.07, 0.35),
+            (0.5, 0.35),
+        ]:
+            scheduler = FlushScheduler(Clock(), 0.35, lambda: 0, Turns(Clock()))
+            smoothed = 0.0
+            for _ in range(200):
+                smoothed = scheduler.charge(smoothed, FREE_SECONDS + cost, 0)
+            self.assertAlmostEqual(scheduler.interval, interval)
 
     def test_bytes_are_not_what_merging_saves(self) -> None:
         """Twice the bytes in twice the time are no reason to write less often."""

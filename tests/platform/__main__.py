@@ -25,7 +25,9 @@ async def watched(options: argparse.Namespace, cleanups: Cleanups, verdict: list
 
     # If a signal ends this, nothing that was started stays behind either.
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(cleanups.run()))
-    outcomes = await run(cleanups, options.seconds, options.seed, options.publishers, options.ffmpegs, say)
+    outcomes = await run(
+        cleanups, options.seconds, options.seed, options.publishers, options.ffmpegs, say, options.workers
+    )
     print(*outcomes, sep="\n")
     wrong = sum(len(outcome.problems) for outcome in outcomes)
     print(f"WRONG: {wrong} problems" if wrong else "right: no end is missing, none came twice, every id is right")
@@ -42,6 +44,7 @@ def main() -> None:
     add("--seconds", type=float, default=180, help="total duration (default: %(default)s)")
     add("--publishers", type=int, default=24, help="simple publishers at a time (default: %(default)s)")
     add("--ffmpegs", type=int, default=2, help="ffmpeg publishers at a time (default: %(default)s)")
+    add("--workers", type=int, default=1, help="workers of the server; some of them are killed (default: %(default)s)")
     add("--seed", type=int, default=int(time.time()), help="seed of the random choices (default: the time)")
     options = parser.parse_args()
     if options.publishers < 4 or options.ffmpegs < 0:

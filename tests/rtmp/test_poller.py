@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.rtmp.poller import PATIENCE_SECONDS, READ_SIZE, PublisherPoller
+from rtmp_twisted.rtmp.poller import LOAD_SECONDS, PATIENCE_SECONDS, READ_SIZE, PublisherPoller
 
 
 class Reactor:
@@ -69,7 +69,8 @@ class PublisherPollerCase(SynchronousTestCase):
         self.reactor = Reactor()
         self.clock = Clock()
         self.clock.advance(100)
-        self.poller = PublisherPoller(cast(Any, self.reactor), self.clock, self.flush)
+        self.used = 0.0
+        self.poller = PublisherPoller(cast(Any, self.reactor), self.clock, self.flush, lambda: self.used)
         self.addCleanup(self.poller.connectionLost, Failure(ConnectionDone()))
         self.story: list[tuple[str, bytes]] = []
 
@@ -191,6 +192,82 @@ class PublisherPollerTests(PublisherPollerCase):
         far.sendall(b"mine")
         self.poller.doRead()
         self.assertEqual(self.story, [("other", b"mine"), FLUSH])
+
+
+class RoundTests(PublisherPollerCase):
+    """Where the process has little time left, publishers are read together, now and then."""
+
+    def busy(self, load: float, times: int = 50) -> None:
+        """The process takes that part of a core, as long as many measurements of it take."""
+        for _ in range(times):
+            self.used += LOAD_SECONDS * load
+            self.clock.advance(LOAD_SECONDS)
+            self.poller.doRead()
+
+    def test_the_interval(self) -> None:
+        self.take("one")
+        self.take("two")
+        for load, interval in [(0.2, 0), (0.5, 0.005), (0.625, 0.0175), (0.75, 0.03), (1.0, 0.05), (1.2, 0.05)]:
+            self.busy(load)
+            self.assertAlmostEqual(self.poller.interval, interval, msg=str(load))
+        self.busy(0.1)
+        self.assertEqual(self.poller.interval, 0)
+
+    def test_what_comes_waits_for_the_next_round(self) -> None:
+        _, one = self.take("one")
+        _, two = self.take("two")
+        self.busy(0.75)
+        self.assertEqual(self.reactor.readers, [])
+        self.story.clear()
+        one.sendall(b"1")
+        two.sendall(b"2")
+        self.clock.advance(0.02)
+        self.poller.poll_if_due()
+        self.assertEqual(self.story, [])
+        self.clock.advance(0.02)
+        self.assertEqual(sorted(self.story[:2]), [("one", b"1"), ("two", b"2")])
+        self.assertEqual(self.story[2:], [FLUSH])
+        self.busy(0.0)
+        self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([self.poller], []))
+
+    def test_what_one_round_does_not_take_is_read_at_once(self) -> None:
+        _, one = self.take("one")
+        self.take("two")
+        self.busy(1.0)
+        one.sendall(b"x" * READ_SIZE + b"y")
+        self.story.clear()
+        self.clock.advance(0.05)
+        self.assertEqual([len(data) for _, data in self.story], [READ_SIZE, 0, 1, 0])
+
+    def test_a_single_one_never_waits(self) -> None:
+        """Nothing could be read together with it."""
+        self.take("one")
+        self.busy(1.0)
+        self.assertEqual((self.poller.interval, self.reactor.readers), (0, [self.poller]))
+
+    def test_nobody_is_left(self) -> None:
+        one, _ = self.take("one")
+        two, _ = self.take("two")
+        self.busy(1.0)
+        self.poller.remove(one)
+        self.poller.remove(two)
+        self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
+        self.poller.add(two)
+        self.assertEqual((self.poller.interval, self.reactor.readers), (0, [self.poller]))
+
+    def test_removed_by_what_is_read_in_a_round(self) -> None:
+        one, one_end = self.take("one")
+        two, _ = self.take("two")
+        self.busy(1.0)
+
+        def remove_both() -> None:
+            self.poller.remove(one)
+            self.poller.remove(two)
+
+        one.then = remove_both
+        one_end.sendall(b"1")
+        self.clock.advance(0.05)
+        self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([], []))
 
 
 class FaultTests(PublisherPollerCase):

@@ -233,7 +233,7 @@ class ServerTests(TestCase):
     async def serve(self, authority: IPublishAuthority | None = None) -> int:
         scheduler = FlushScheduler(reactor, 0, reactor.seconds, Turns(reactor))
         broker = Broker(reactor, authority or AcceptAll(), scheduler, ChannelOptions())
-        self.poller = PublisherPoller(reactor, reactor, scheduler.flush_pending)
+        self.poller = PublisherPoller(reactor, reactor, scheduler.flush_pending, lambda: 0.0)
         self.factory = RTMPFactory(SessionOptions(broker=broker, clock=reactor), poller=self.poller)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
         self.addCleanup(self.gone)

@@ -134,11 +134,13 @@ class Program(ProcessProtocol):
 
 class Server(Program):
     """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Keyword arguments are settings,
-    for example ``rtmp_chunk_size="128"``. ``wrapper`` is a command that runs the server, such as env with variables."""
+    for example ``rtmp_chunk_size="128"``. TEST_WORKERS in the environment is how many workers it has by default.
+    ``wrapper`` is a command that runs the server, such as env with variables."""
 
     def __init__(self, case: Case, *wrapper: str, **settings: str) -> None:
         self.port = int(settings.get("rtmp_port") or free_port())
-        values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", **settings}
+        workers = os.environ.get("TEST_WORKERS", "1")
+        values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", "workers": workers, **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
         command = "from twisted.scripts.twistd import run; run()"
         directory = case.mktemp()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+from itertools import count
 from pathlib import Path
 
 import treq
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, connectProtocol
+from twisted.internet.task import LoopingCall
 
 from tests.support.certificates import Authority
 from tests.support.coordinator import Coordinator
@@ -239,3 +241,28 @@ class OperatorTests(WorkersCase):
         removed = await treq.delete(f"{where}/{(await made.json())['id']}", persistent=False)
         self.assertEqual(removed.code, 200)
         self.assertEqual((await self.get("/api/v1/relays", port))["total"], 0)
+
+
+class WebTests(WorkersCase):
+    async def test_viewers(self) -> None:
+        """Viewers by HTTP are on a worker of their address, wherever the channel is; a wrong key is refused there."""
+        port = str(free_port())
+        await self.serve(web_port=port, web_bind_address="127.0.0.1")
+        await self.connect()  # so that the publisher comes to the other worker
+        publisher = await self.publisher()
+        sending = LoopingCall(lambda: publisher.send(avc(next(times), True, b"seen by a browser")))
+        times = count(40, 40)
+        self.addCleanup(sending.stop)
+        sending.start(0.04)
+        await self.server.until('w2 #1 127.0.0.1 publishing channel "channel"')
+        where = f"http://127.0.0.1:{port}/channel"
+        stream = await treq.get(f"{where}/key.flv", persistent=False)
+        received = bytearray()
+        ended = stream.collect(received.extend)
+        await until(lambda: b"seen by a browser" in received, "the stream")
+        await self.server.until('w1 #w1 127.0.0.1 watching channel "channel" as flv')
+        wrong = await treq.get(f"{where}/wrong.flv", persistent=False)
+        self.assertEqual(wrong.code, 403)
+        await self.leave(publisher)
+        await self.server.kill()
+        await ended.addErrback(lambda _: None)

@@ -16,13 +16,14 @@ from rtmp_twisted.cluster.store import Store
 
 
 def blind_refresh() -> None:
-    scripts.REFRESH = """
+    changed: Any = scripts
+    changed.REFRESH = """
     for i = 1, #KEYS, 2 do
       redis.call('HSET', KEYS[i], 'node', ARGV[1], 'epoch', ARGV[3 + (i + 1) / 2])
       redis.call('PEXPIRE', KEYS[i], ARGV[2])
     end
     return {}
-    """  # type: ignore[misc]
+    """
 
 
 def end_twice() -> None:
