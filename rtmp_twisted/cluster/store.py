@@ -276,7 +276,7 @@ class Store(RedisClient[RedisCommander]):
     async def _side_by_side(self, asked: list[Any]) -> list[Any]:
         """The results of coroutines, none of which waits for another's. Each begins in a turn of the reactor of its
         own, for there may be many. Raises the first PeerError of any."""
-        running = []
+        running: list[Deferred[Any]] = []
         for one in asked:
             if running:
                 await deferLater(self.clock, 0, lambda: None)
