@@ -23,13 +23,17 @@ from rtmp_twisted.cluster.recorded import RecordedAuthority
 from rtmp_twisted.cluster.redis_directory import Node, RedisDirectory
 from rtmp_twisted.cluster.secret import ClusterSecret
 from rtmp_twisted.cluster.stall import StallClock
-from rtmp_twisted.cluster.store import PLACE_SECONDS
+from rtmp_twisted.cluster.store import PLACE_SECONDS, REFRESH_SECONDS
 from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.peer_errors import PeerError
 from rtmp_twisted.redis_connection import RedisAddress
 from rtmp_twisted.relay.client import ClientSession
 from rtmp_twisted.relay.link import RelayOptions
 from rtmp_twisted.relay_rules import Address
+
+STALL_SECONDS: Final = PLACE_SECONDS - REFRESH_SECONDS - 1
+"""A process that stood still for so long may have lost its places: the last refresh was up to `REFRESH_SECONDS` before,
+and a little more."""
 
 MAX_SHOWN: Final = 100
 """Pulls that a node tells the others of, for their operators."""
@@ -67,7 +71,7 @@ class ClusterNode:
         grace: float,
     ) -> None:
         name = os.urandom(8).hex()
-        self.clock = StallClock(reactor, PLACE_SECONDS)
+        self.clock = StallClock(reactor, STALL_SECONDS)
         self.directory = RedisDirectory(
             reactor,
             random,

@@ -4,7 +4,7 @@ A place is claimed with an epoch, and refreshed every 2 s. Whoever finds a later
 Redis does not answer, what is on air stays on air, and a publish is let on air without a place; it claims one when
 Redis is back. Messages on Pub/Sub only wake: what a place says decides.
 
-A process that stood still for longer than a place lives may have been replaced. It withholds what its publishers send
+A process that stood still may have been replaced. It withholds what its publishers send
 until Redis has answered, or has had time enough for it.
 """
 
@@ -517,8 +517,8 @@ class RedisDirectory(Service, Watched):
     # After a pause
 
     def stalled(self) -> None:
-        """The process has stood still for longer than a place lives: what its publishers send is withheld until Redis
-        has said whether these places are still its own."""
+        """The process has stood still for so long that its places may have ended: what its publishers send is withheld
+        until Redis has said whether these places are still its own."""
         withheld = [held.publication for held in self._held.values()]
         if not withheld:
             return

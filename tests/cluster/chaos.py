@@ -313,7 +313,7 @@ class Chaos:
         here = [viewer for viewer in self._viewers if viewer.node is node]
         for viewer in here[::2]:
             viewer.go()
-        await deferLater(reactor, 10, lambda: None)
+        await deferLater(reactor, self.random.uniform(3, 12), lambda: None)
         self._paused.discard(node)
         node.signal(signal.SIGCONT)
         for encoder in self._encoders:

@@ -297,6 +297,7 @@ class FaultTests(NodesCase):
         one.signal(signal.SIGSTOP)
         old = encoder.on_air
         assert old is not None
+        encoder.on_air = None
         for number in range(20):  # it is in the socket of the node that hangs
             old.send(avc(encoder.number * 50 + 1 + number, number == 0, b"1:%d;" % (encoder.number + number)))
         await encoder.publish(two)
