@@ -129,6 +129,12 @@ class ClusterComposeTests(SynchronousTestCase):
         self.assertIn("/usr/local/etc/haproxy/haproxy.cfg", self.services["haproxy"]["volumes"][0])
 
 
+class BalancerTests(TestCase):
+    async def test_haproxy_takes_its_file(self) -> None:
+        program = Program(self, "haproxy", "-c", "-f", str(ROOT / "docker/haproxy.cfg"))
+        self.assertEqual(await within(program.ended), 0, str(program))
+
+
 class KubernetesTests(SynchronousTestCase):
     """docker/kubernetes.yml: what it refers to is there, and its settings can be used."""
 

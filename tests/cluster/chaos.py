@@ -296,7 +296,7 @@ class Chaos:
     # Acts
 
     async def _kill(self) -> None:
-        node = self.random.choice(self._nodes)
+        node = self._holder()
         self._dead.add(node)
         node.signal(signal.SIGKILL)
         await node.ended
@@ -304,25 +304,25 @@ class Chaos:
         self._nodes[self._nodes.index(node)] = await self._node(node.port)
 
     async def _pause(self) -> None:
-        node = self.random.choice(self._nodes)
+        """Half of its viewers leave it, and come back when it wakes up."""
+        node = self._holder()
+        held = [encoder for encoder in self._encoders if encoder.node is node]
+        channels = {encoder.channel for encoder in held}
+        leaving = [viewer for viewer in self._viewers if viewer.channel in channels][::2]
+        await self._send(leaving, lambda: node)
         self._paused.add(node)
         node.signal(signal.SIGSTOP)
-        for encoder in self._encoders:
-            if encoder.node is node:
-                encoder.abandon()
-        here = [viewer for viewer in self._viewers if viewer.node is node]
-        for viewer in here[::2]:
-            viewer.go()
-        await deferLater(reactor, self.random.uniform(3, 12), lambda: None)
+        for encoder in held:
+            encoder.abandon()
+        await self._send(leaving, self._somewhere)
+        await deferLater(reactor, self.random.uniform(2, 11), lambda: None)
         self._paused.discard(node)
         node.signal(signal.SIGCONT)
-        for encoder in self._encoders:
+        for encoder in held:
             encoder.wake()
-        for viewer in here[::2]:
-            viewer.where = lambda: node
-            viewer.go()
-        await deferLater(reactor, 3, lambda: None)
-        for viewer in here:
+        await self._send(leaving, lambda: node)
+        await deferLater(reactor, 2, lambda: None)
+        for viewer in leaving:
             viewer.where = self._somewhere
 
     async def _restart_redis(self) -> None:
@@ -370,6 +370,17 @@ class Chaos:
         )
         await node.up()
         return node
+
+    def _holder(self) -> Server:
+        """A node that somebody publishes to."""
+        holders = {encoder.node for encoder in self._encoders if encoder.on_air is not None}
+        return self.random.choice([node for node in self._nodes if node in holders] or self._nodes)
+
+    async def _send(self, viewers: list[Viewer], where: Callable[[], Server]) -> None:
+        for viewer in viewers:
+            viewer.where = where
+            viewer.go()
+        await deferLater(reactor, 1, lambda: None)
 
     def _clients(self) -> list[Encoder | Viewer]:
         return [*self._encoders, *self._viewers]
