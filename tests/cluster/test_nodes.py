@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import treq
+from attrs import frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory
@@ -17,12 +18,19 @@ from rtmp_twisted.cluster.secret import ClusterSecret
 from tests.support.certificates import Authority
 from tests.support.fakes import reactor, until, within
 from tests.support.http_app import HTTPApp
-from tests.support.programs import Server, free_port
+from tests.support.programs import ROOT, Program, Server, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.rtmp_client import AVC_HEADER, RTMPClient, avc, client, codes
 
 SECRET = "the-secret-of-a-cluster-0123456789"
 CALLBACK_SECRET = "a secret for callbacks"
+
+
+@frozen
+class Front:
+    """What stands before the nodes."""
+
+    port: int
 
 
 class Encoder:
@@ -35,7 +43,7 @@ class Encoder:
         self.number = 0
         self.publishes = 0
 
-    async def publish(self, node: Server) -> None:
+    async def publish(self, node: Server | Front) -> None:
         """Tries until it is accepted."""
         while True:
             one = await client(node.port)
@@ -121,14 +129,14 @@ class NodesCase(TestCase):
         one, two, three = [await self.node(**settings) for _ in range(3)]
         return one, two, three
 
-    async def player(self, node: Server, name: str = "hunter2", channel: str = "tv") -> RTMPClient:
+    async def player(self, node: Server | Front, name: str = "hunter2", channel: str = "tv") -> RTMPClient:
         player = await client(node.port)
         self.addCleanup(self.leave, player)
         await player.open(channel)
         await player.play(name)
         return player
 
-    async def encoder(self, node: Server) -> Encoder:
+    async def encoder(self, node: Server | Front) -> Encoder:
         """One that goes on until the test has ended."""
         encoder = Encoder()
         await encoder.publish(node)
@@ -243,6 +251,36 @@ class NodesTests(NodesCase):
         await self.encoder(one)
         await self.see(player, 1)
         self.check(player)
+
+
+class BalancerTests(NodesCase):
+    async def test_haproxy(self) -> None:
+        """With docker/haproxy.cfg in front: the holder dies, and everybody who connects again finds another node."""
+        balancer, proxy = free_port(), "127.0.0.2"
+        nodes = await self.three(proxy_protocol_from=proxy, publish_return_seconds="20")
+        config = (ROOT / "docker/haproxy.cfg").read_text()
+        for number, node in enumerate(nodes, 1):
+            config = config.replace(f"node{number}:1935", f"127.0.0.1:{node.port}")
+        config = config.replace("bind :1935", f"bind 127.0.0.1:{balancer}")
+        config = config.replace("default-server ", f"default-server source {proxy} ")
+        file = Path(self.mktemp()).absolute()
+        file.write_text(config)
+        Program(self, "haproxy", "-db", "-f", str(file))
+        front = Front(balancer)
+        encoder = await self.encoder(front)
+        players = [await self.player(front) for _ in range(3)]
+        for player in players:
+            await self.see(player, 1)
+        log = [sum("publishing channel" in line for line in node.lines) for node in nodes]
+        self.assertEqual(sorted(log), [0, 0, 1])
+        holder = nodes[log.index(1)]
+        holder.signal(signal.SIGKILL)
+        await encoder.publish(front)
+        staying = [player for player in players if not player.closed]
+        self.assertEqual(len(staying), 2)  # the fewest connections: one player was on each node
+        for player in [*staying, await self.player(front)]:
+            await self.see(player, 2)
+            self.check(player)
 
 
 class StopTests(NodesCase):
