@@ -1,1 +1,1 @@
-"""Several processes that are one server: a supervisor that listens, and workers that have the connections."""
+"""Several processes that are one server: a supervisor and its workers on one machine, or nodes on several machines."""

@@ -4,13 +4,14 @@ A place is claimed with an epoch, and refreshed every 2 s. Whoever finds a later
 Redis does not answer, what is on air stays on air, and a publish is let on air without a place; it claims one when
 Redis is back. Messages on Pub/Sub only wake: what a place says decides.
 
-A process that stood still may have been replaced. It withholds what its publishers send
-until Redis has answered, or has had time enough for it.
+A process that stood still may have been replaced. It withholds what its publishers send until Redis has answered, or
+has had time enough for it.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
@@ -283,13 +284,17 @@ class RedisDirectory(Service, Watched):
             return claimed
         place = self.found(channel)
         if place is None or place.epoch <= cast(EdgeOwner, holder.owner).epoch:
-            before = self._waiting_edges.get(channel)
+            self._give_up(channel)
             self._waiting_edges[channel] = claimed, holder
-            if before is not None:  # its connection is lost
-                before[0].callback(Claim(channel, 0, before[1], True))
         else:
             self._take_edge(claimed, holder, place)
         return claimed
+
+    def _give_up(self, channel: str) -> None:
+        """Lets go of a pull that waits for its place, and whose connection is lost."""
+        waiting = self._waiting_edges.pop(channel, None)
+        if waiting is not None:
+            waiting[0].callback(Claim(channel, 0, waiting[1], True))
 
     def _take_edge(self, claimed: Deferred[Claim], holder: Publication, place: directory.Place) -> None:
         cast(EdgeOwner, holder.owner).epoch = place.epoch
@@ -324,7 +329,7 @@ class RedisDirectory(Service, Watched):
             publication.pulled,
             self.secret.seal(publication.stream_id, channel),
         )
-        taken = await self.store.claim(place, int(self._reactor.seconds()), epoch is not None, start)
+        taken = await self.store.claim(place, int(time.time()), epoch is not None, start)
         if taken is None:
             held.epoch = number
             if start is not None and held.start is None:
@@ -444,6 +449,8 @@ class RedisDirectory(Service, Watched):
         """Channels elsewhere that somebody here wants; the others are forgotten."""
         for channel in [one for one in self._places if self.broker.channel(one) is None]:
             del self._places[channel]
+        for channel in [one for one, (_, holder) in self._waiting_edges.items() if holder.ended]:
+            self._give_up(channel)
         return list(self._places)
 
     # Events
