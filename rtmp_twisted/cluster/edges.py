@@ -76,7 +76,6 @@ class Edges:
         self._pulls: dict[str, EdgePull] = {}
         self._checks: dict[str, IDelayedCall] = {}
         self._running = True
-        directory.moved = self.moved
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -92,10 +91,11 @@ class Edges:
         """The channel's place is another one, or there is none any more."""
         pull = self._pulls.get(channel)
         place = self._directory.found(channel)
-        if pull is not None and place is not None and place.worker == pull.worker:
-            self._follow(pull, place)
-        elif pull is not None and place is not None:
-            self._end(pull, lost=True)
+        if pull is not None and place is not None:
+            if place.worker == pull.worker and (pull.connected or pull.opening):
+                self._follow(pull, place)
+            else:  # what waits for its next attempt is made anew, at once
+                self._end(pull, lost=True)
         if place is not None:
             self._look(channel)
         elif pull is not None:

@@ -190,6 +190,8 @@ class RelayTests(WorkersCase):
         publisher = await self.publisher("a")
         publisher.send(avc(40, True, b"own"))
         await self.see(players, b"own")
+        await self.leave(publisher)
+        await self.see(players, b"pulled", 2)
 
 
 class OperatorTests(WorkersCase):
