@@ -24,7 +24,7 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused, RightKey
 from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
-from rtmp_twisted.live.directory import Claim, IDirectory, Key, LocalDirectory, Taken
+from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.notices import Notices
 from rtmp_twisted.live.player import Player, same_key
@@ -409,13 +409,6 @@ class Broker(Service):
             return channel.accepts(player)
         taken, key = self._directory.elsewhere(channel.name)
         return not taken or key is None or player.admitted_by(key)
-
-    def change_key(self, publication: Publication, key: Key | str | None) -> None:
-        """What is published on another worker goes on with another key."""
-        entry = self._entries[publication.name]
-        publication.play_key = key
-        if entry.on_air is publication:
-            self.notices.refused(entry.channel.change_key(key), "the publisher that came has another key")
 
     def path(self, name: str) -> str:
         """What a player of channel ``name`` is told of the servers that its stream has passed."""
