@@ -151,7 +151,9 @@ def media_factory(
     a cluster."""
     turns = Turns(reactor)
     scheduler = FlushScheduler(reactor, settings.write_merge_ms / 1000, time.thread_time, turns, settings.workers)
-    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending, time.thread_time)
+    # As of all workers together: they read no more often than one process would.
+    used = time.thread_time if settings.workers == 1 else lambda: time.thread_time() * settings.workers
+    poller = PublisherPoller(reactor, reactor, scheduler.flush_pending, used)
     turns.before = poller.poll_if_due
     broker = Broker(
         reactor,

@@ -121,7 +121,8 @@ class WorkerProcess:
             lambda channel, key: self._home(channel) if rule_for(settings.pull, channel, key) else None,
         )
         broker.notices.observers.append(edges)
-        self._relays = RelayService(relays, settings.push, settings.pull, lambda one: self._home(one) == self.number)
+        self._relays = RelayService(relays, settings.push, settings.pull, self._pulls_itself)
+        self.directory.moved = partial(self._moved, edges)
         services: list[Service] = [broker]
         self._factories[RTMP] = factory
         certificates = None
@@ -277,6 +278,18 @@ class WorkerProcess:
 
         made = Deferred.fromCoroutine(self._broker.make_room(channel, epoch, key))
         return made.addCallbacks(lambda _: {}, refused)
+
+    def _moved(self, edges: Edges, channel: str) -> None:
+        """The supervisor has told of a channel's place."""
+        edges.moved(channel)
+        if self._home(channel) == self.number:
+            place = self.directory.place(channel)
+            if place is None or place.worker != self.number:
+                self._relays.moved(channel, place is not None)
+
+    def _pulls_itself(self, channel: str) -> bool:
+        """Whether this worker pulls a channel from another server, where a rule says that somebody does."""
+        return self._home(channel) == self.number and self.directory.found(channel) is None
 
     def _home(self, channel: str) -> int:
         """The worker that pulls a channel from another server."""

@@ -135,7 +135,6 @@ class WorkerDirectory(Watched):
     def _claimed(self, answer: dict[str, Any], channel: str, holder: Publication) -> Claim:
         taken = answer.get("taken")
         if taken is not None:
-            self._own.pop(channel, None)
             raise Taken(Claim(channel, taken["epoch"], taken["worker"], taken["pulled"]))
         claim = self._own[channel] = Claim(channel, answer["epoch"], holder, holder.pulled)
         return claim

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from zope.interface import implementer
 
-from rtmp_twisted.cluster.directory import EdgeDirectory, Place
+from rtmp_twisted.cluster.directory import EdgeDirectory
 from rtmp_twisted.cluster.handover import adopt
 from rtmp_twisted.live.path import read_path
 from rtmp_twisted.live.publication import Publication
@@ -28,6 +28,8 @@ from rtmp_twisted.wire import amf0
 
 WORKER: Final = "worker-"
 """What the host of another worker's address begins with; its number follows."""
+
+PUBLISHED: Final = "NetStream.Play.PublishNotify"
 
 RETRY_SECONDS: Final = 0.25
 """From a pull that has failed to the next one."""
@@ -43,6 +45,16 @@ class EdgePull(Pull):
         super().__init__(options, f"edge-{channel}", channel, address, key, True, False)
         self.worker = worker
         self.epoch = 0
+
+    # Pull
+
+    def told(self, code: str, info: dict[str, amf0.Value]) -> None:
+        if code == PUBLISHED and self.publication is not None:
+            # Its publisher was lost, and is there again. So it is here.
+            self._end_publication(lost=True)
+            if self._session is not None:
+                self._session.connection.sink = self
+        super().told(code, info)
 
     def publish(self, peer: str) -> Publication:
         return self.options.broker.pull(self.channel, "", peer, self, self._path, edge=True)
@@ -91,7 +103,6 @@ class Edges:
         self._pulls: dict[str, EdgePull] = {}
         self._checks: dict[str, IDelayedCall] = {}
         self._running = True
-        directory.moved = self.moved
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -112,11 +123,9 @@ class Edges:
         """The channel's place is another one, or there is none any more."""
         pull = self._pulls.get(channel)
         place = self._directory.found(channel)
-        if pull is not None and place is not None and place.worker == pull.worker:
-            self._follow(pull, place)
-        elif pull is not None and place is not None:
-            self._end(pull, lost=True)
         if place is not None:
+            if pull is not None and (place.worker != pull.worker or not (pull.connected or pull.opening)):
+                self._end(pull, lost=True)  # what waits for its next attempt is made anew, at once
             self._look(channel)
         elif pull is not None:
             self._check_later(channel)
@@ -165,13 +174,6 @@ class Edges:
         pull = self._pulls[channel] = self._make(self._options, worker, channel, key)
         pull.on_lost = partial(self._clock.callLater, 0, self._lost, pull)
         pull.start()
-
-    def _follow(self, pull: EdgePull, place: Place) -> None:
-        """The channel goes on where it was, perhaps with another publish."""
-        publication = pull.publication
-        if publication is not None and pull.epoch and place.epoch > pull.epoch:
-            pull.epoch = place.epoch
-            self._broker.change_key(publication, place.key)
 
     def _lost(self, pull: EdgePull) -> None:
         """Its connection is lost: it tries again, unless the channel is elsewhere by now, or nowhere."""

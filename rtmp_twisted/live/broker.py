@@ -24,7 +24,7 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused, RightKey
 from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
-from rtmp_twisted.live.directory import Claim, IDirectory, Key, LocalDirectory, Taken
+from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.notices import Notices
 from rtmp_twisted.live.player import Player, same_key
@@ -435,13 +435,6 @@ class Broker(Service):
             strangers = entry.channel.change_key(key)
             self._tidy(entry)
             self.notices.refused(strangers, "the key is not the publisher's")
-
-    def change_key(self, publication: Publication, key: Key | str | None) -> None:
-        """What is published on another worker goes on with another key."""
-        entry = self._entries[publication.name]
-        publication.play_key = key
-        if entry.on_air is publication:
-            self.notices.refused(entry.channel.change_key(key), "the publisher that came has another key")
 
     def path(self, name: str) -> str:
         """What a player of channel ``name`` is told of the servers that its stream has passed."""

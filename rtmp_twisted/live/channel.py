@@ -93,7 +93,10 @@ class Channel:
     def begin(self, key: Key | str | None, path: str = "") -> list[Player]:
         """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
         that waited with another key; they are not in the channel any more."""
-        strangers = self.change_key(key)
+        self.key = key
+        strangers = [player for player in self.players if not self.accepts(player)]
+        for player in strangers:
+            self.leave(player)
         self.on_air = True
         self.program.reset()
         if self._lost_at is None:
@@ -111,14 +114,6 @@ class Channel:
         self._tell(messages.user_control(messages.STREAM_BEGIN, LOG_STREAM_ID))
         self._tell(_status("NetStream.Play.PublishNotify", f"{self.name} is now published.", path))
         self._scheduler.add(self.audience)
-        return strangers
-
-    def change_key(self, key: Key | str | None) -> list[Player]:
-        """Returns the players that have another key; they are not in the channel any more."""
-        self.key = key
-        strangers = [player for player in self.players if not self.accepts(player)]
-        for player in strangers:
-            self.leave(player)
         return strangers
 
     def end(self, lost: bool = False) -> None:

@@ -74,6 +74,11 @@ class Pulls:
             if pull.publication is not publication:
                 self._end(pull)
 
+    def taken(self, channel: str) -> None:
+        """Another worker has the channel."""
+        for pull in list(self._of.get(channel, ())):
+            self._end(pull)
+
     def went_off_air(self, channel: str) -> None:
         for pull in self._of.get(channel, ()):
             if pull.always:

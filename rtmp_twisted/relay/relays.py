@@ -47,6 +47,13 @@ class RelayService(Service):
         gone = [*self._pushes.stop(), *self._pulls.stop()]
         return DeferredList(gone, consumeErrors=True).addCallback(lambda _: None)
 
+    def moved(self, channel: str, elsewhere: bool) -> None:
+        """A channel has come to another worker, or (not ``elsewhere``) is there no more."""
+        if self.running and elsewhere:
+            self._pulls.taken(channel)
+        elif self.running:
+            self._pulls.went_off_air(channel)
+
     # ChannelObserver
 
     def went_on_air(self, publication: Publication) -> None:

@@ -15,6 +15,7 @@ from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import TestCase
 
 from rtmp_twisted.cluster.secret import ClusterSecret
+from tests.rtmp.test_limits import listens
 from tests.support.certificates import Authority
 from tests.support.fakes import reactor, until, within
 from tests.support.http_app import HTTPApp
@@ -267,6 +268,7 @@ class BalancerTests(NodesCase):
         file.write_text(config)
         Program(self, "haproxy", "-db", "-f", str(file))
         front = Front(balancer)
+        await until(lambda: listens(balancer), "haproxy")
         encoder = await self.encoder(front)
         players = [await self.player(front) for _ in range(3)]
         for player in players:

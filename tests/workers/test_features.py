@@ -190,6 +190,8 @@ class RelayTests(WorkersCase):
         publisher = await self.publisher("a")
         publisher.send(avc(40, True, b"own"))
         await self.see(players, b"own")
+        await self.leave(publisher)
+        await self.see(players, b"pulled", 2)
 
 
 class OperatorTests(WorkersCase):
@@ -252,7 +254,6 @@ class WebTests(WorkersCase):
         publisher = await self.publisher()
         sending = LoopingCall(lambda: publisher.send(avc(next(times), True, b"seen by a browser")))
         times = count(40, 40)
-        self.addCleanup(sending.stop)
         sending.start(0.04)
         await self.server.until('w2 #1 127.0.0.1 publishing channel "channel"')
         where = f"http://127.0.0.1:{port}/channel"
@@ -263,6 +264,6 @@ class WebTests(WorkersCase):
         await self.server.until('w1 #w1 127.0.0.1 watching channel "channel" as flv')
         wrong = await treq.get(f"{where}/wrong.flv", persistent=False)
         self.assertEqual(wrong.code, 403)
-        await self.leave(publisher)
+        sending.stop()
         await self.server.kill()
         await ended.addErrback(lambda _: None)
