@@ -24,7 +24,7 @@ from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority, Refused, RightKey
 from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
-from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
+from rtmp_twisted.live.directory import Claim, IDirectory, Key, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.notices import Notices
 from rtmp_twisted.live.player import Player, same_key
@@ -432,7 +432,7 @@ class Broker(Service):
         pulled yet."""
         entry = self._entries.get(name)
         if entry is not None and entry.on_air is None:
-            strangers = entry.channel.change_key(key)
+            strangers = entry.channel.judge(key)
             self._tidy(entry)
             self.notices.refused(strangers, "the key is not the publisher's")
 

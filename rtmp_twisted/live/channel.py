@@ -90,13 +90,19 @@ class Channel:
         """Whether a player may have what is on air."""
         return self.key is None or player.admitted_by(self.key)
 
-    def begin(self, key: Key | str | None, path: str = "") -> list[Player]:
-        """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
-        that waited with another key; they are not in the channel any more."""
+    def judge(self, key: Key | str | None) -> list[Player]:
+        """It has this key from now on. Returns the players that have another one; they are not in the channel any
+        more."""
         self.key = key
         strangers = [player for player in self.players if not self.accepts(player)]
         for player in strangers:
             self.leave(player)
+        return strangers
+
+    def begin(self, key: Key | str | None, path: str = "") -> list[Player]:
+        """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
+        that waited with another key; they are not in the channel any more."""
+        strangers = self.judge(key)
         self.on_air = True
         self.program.reset()
         if self._lost_at is None:

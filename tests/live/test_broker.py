@@ -85,6 +85,25 @@ def names(viewer: Viewer) -> list[str]:
     return [code.rpartition(".")[2] for code in codes(viewer.messages())]
 
 
+class JudgeTests(BrokerCase):
+    def test_strangers_of_a_channel_elsewhere(self) -> None:
+        right, wrong = self.play(), self.play("another")
+        self.broker.judge("channel", "key")
+        self.clock.advance(0)
+        self.assertEqual((right.refusals, wrong.refusals), ([], ["the key is not the publisher's"]))
+        self.broker.judge("channel", "another")
+        self.clock.advance(0)
+        self.assertEqual(right.refusals, ["the key is not the publisher's"])
+        self.assert_nothing_kept()
+
+    def test_what_is_on_air_here_has_its_own_key(self) -> None:
+        self.publish()
+        viewer = self.play()
+        self.broker.judge("channel", "another")
+        self.clock.advance(0)
+        self.assertEqual(viewer.refusals, [])
+
+
 class WithheldTests(BrokerCase):
     """What is published waits until it is known whether it is still this server's to publish."""
 
