@@ -7,6 +7,7 @@ All modules follow these conventions, which `observer` depends on:
 - An event of one connection has the fields ``session`` (the connection's number) and ``peer`` (its address without the
   port). `SessionLog` adds both. LOG_REQUESTS is about info events with a ``session``.
 - A trace event is a debug event with ``trace=True``.
+- An event with ``from_worker`` is a line of a worker's log, which its process has formatted already.
 - Text from the network is passed as a field of the format, never as part of the format itself.
 
 Info events of other packages (Twisted's "Starting factory …") are logged as debug events.
@@ -50,6 +51,8 @@ class SessionLog:
     peer: str
     debug_on: bool = False
     trace_on: bool = False
+    quiet: bool = False
+    """Info events are debug events."""
 
     def trace(self, message: str, **values: object) -> None:
         if self.trace_on:
@@ -60,7 +63,10 @@ class SessionLog:
             self.logger.debug(message, session=self.session, peer=self.peer, **values)
 
     def info(self, message: str, **values: object) -> None:
-        self.logger.info(message, session=self.session, peer=self.peer, **values)
+        if self.quiet:
+            self.debug(message, **values)
+        else:
+            self.logger.info(message, session=self.session, peer=self.peer, **values)
 
     def warn(self, message: str, **values: object) -> None:
         self.logger.warn(message, session=self.session, peer=self.peer, **values)
@@ -73,8 +79,9 @@ class SessionLog:
         self.logger.failure(message, failure, session=self.session, peer=self.peer, **values)
 
 
-def observer(settings: Settings, stream: IO[Any]) -> ILogObserver:
-    """Makes an observer that writes the events that the ``LOG_…`` settings select to ``stream`` (of text or bytes)."""
+def observer(settings: Settings, stream: IO[Any], name: str = "") -> ILogObserver:
+    """Makes an observer that writes the events that the ``LOG_…`` settings select to ``stream`` (of text or bytes).
+    ``name``, behind the level, says which process it is."""
     shown = {
         "critical": settings.log_error,
         "error": settings.log_error,
@@ -86,8 +93,10 @@ def observer(settings: Settings, stream: IO[Any]) -> ILogObserver:
     }
 
     def format_event(event: LogEvent) -> str | None:
+        if "from_worker" in event:
+            return f"{event['line']}\n"
         category = _category(event)
-        return _lines(event, "info" if category == "request" else category) if shown[category] else None
+        return _lines(event, "info" if category == "request" else category, name) if shown[category] else None
 
     return FileLogObserver(stream, format_event)
 
@@ -105,9 +114,11 @@ def _category(event: LogEvent) -> str:
     return "warning" if level is LogLevel.warn else str(level.name)
 
 
-def _lines(event: LogEvent, level: str) -> str:
+def _lines(event: LogEvent, level: str, name: str = "") -> str:
     """Formats an event as one line. A failure's traceback follows it, indented."""
     parts = [formatTime(event.get("log_time")), level]
+    if name:
+        parts.append(name)
     if "session" in event:
         parts.append(f"#{event['session']}")
     if event.get("peer"):
@@ -181,14 +192,15 @@ def _stream(options: Mapping[str, Any]) -> IO[Any] | None:
     if options.get("syslog") or options.get("logger") or (name == "-" and not options.get("nodaemon")):
         return None
     if name == "-" or (not name and options.get("nodaemon")):
-        return _standard_output()
+        return standard_output()
     file = _LogFile.fromFullPath(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda *_: setattr(file, "rotate_now", True))
     return cast("IO[Any]", file)
 
 
-def _standard_output() -> IO[Any] | None:
+def standard_output() -> IO[Any] | None:
+    """Returns the stream for a log on standard output, whose writes do not block."""
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper):
         return stream

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -72,3 +73,18 @@ def _limit_accepts(port: Any) -> None:
             accept()
 
         port.doRead = accept_some
+
+
+class PortsService(Service):
+    """Listens, before twistd gives up its privileges, until it stops."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._ports.listen()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return self._ports.close()

@@ -148,6 +148,15 @@ def parse_pull(text: str) -> tuple[Rule, ...]:
     return tuple(_rule(word, _pull_rule) for word in text.split())
 
 
+def parse_server(text: str) -> str:
+    """Reads the address of a server, ``rtmp://HOST[:PORT]``, and returns it with the port. Raises Mistake."""
+    if re.fullmatch(r"[a-z]+://[^/?]*/?", text) is None:
+        raise Mistake("it is more than a scheme, a host and a port")
+    address = Address.parse(text.rstrip("/") + "/app")
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{address.scheme}://{host}:{address.port}"
+
+
 def mask_rules(text: str) -> str:
     """Returns the rules without keys."""
     return " ".join(_mask_rule(word) for word in text.split())

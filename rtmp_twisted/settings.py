@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from rtmp_twisted import misspelt
 from rtmp_twisted.dotenv import Dotenv
-from rtmp_twisted.relay_rules import Rule, mask_rules, parse_pull, parse_push
+from rtmp_twisted.relay_rules import Rule, mask, mask_rules, parse_pull, parse_push, parse_server
 from rtmp_twisted.settings_types import (
     ADDRESS,
     BOOLEAN,
@@ -32,6 +32,7 @@ from rtmp_twisted.settings_types import (
     TEXT,
     WORD,
     WORDS,
+    WORKERS,
     Kind,
     Mistake,
     Networks,
@@ -49,8 +50,9 @@ T = TypeVar("T")
 
 PUSH_RULES = Kind("rules CHANNEL=rtmp://HOST/APP/KEY, separated by blanks", parse_push, mask_rules)
 PULL_RULES = Kind("rules CHANNEL/KEY=rtmp://HOST/APP/NAME, separated by blanks", parse_pull, mask_rules)
+CLUSTER_ADDRESS = Kind("an address rtmp://HOST:PORT or rtmps://HOST:PORT, without a path", parse_server, mask)
 SHORTEST_SECRET: Final = 32
-"""Bytes that PLAY_SECRET has at least: as many as HS256 gives (RFC 7518, section 3.2)."""
+"""Bytes that PLAY_SECRET and CLUSTER_SECRET have at least: as many as HS256 gives (RFC 7518, section 3.2)."""
 
 
 def setting(kind: Kind[T], default: T | Callable[[Settings], T], meaning: str, default_text: str = "") -> T:
@@ -189,6 +191,27 @@ class Settings:
         FILE, "", "PEM file of the certificate authorities to trust for Redis; empty: the system's"
     )
 
+    # Several machines.
+    cluster_use: bool = setting(
+        BOOLEAN,
+        False,
+        "be a node of a cluster: channels that are published to any node can be played from any. The nodes find each"
+        " other in the Redis that REDIS_HOST and the other REDIS_ settings name",
+    )
+    cluster_address: str = setting(
+        CLUSTER_ADDRESS,
+        "",
+        "where the other nodes reach this one: `rtmp://HOST:PORT`, or `rtmps://HOST:PORT` with a certificate that"
+        " RELAY_TLS_CA or the system trusts; required with CLUSTER_USE",
+    )
+    cluster_secret: str = setting(
+        SECRET,
+        "",
+        "what the nodes know each other by, and seal with what they keep in Redis, at least 32 bytes; the same on all"
+        " nodes; required with CLUSTER_USE",
+    )
+    cluster_prefix: str = setting(WORD, "rtmp", "what the cluster's keys in Redis begin with; the same on all nodes")
+
     # The coordinator.
     control_use: bool = setting(BOOLEAN, False, "use a coordinator, which replaces callbacks")
     control_base_url: str = setting(
@@ -269,6 +292,12 @@ class Settings:
     )
 
     # Running it.
+    workers: int = setting(
+        WORKERS,
+        1,
+        "processes that serve connections, from 1 to 64; `auto`: one for each core. With more than one, another process"
+        " listens and hands connections to them",
+    )
     shutdown_grace_seconds: int = setting(
         integer(0, 60), 3, "longest time that a stop waits for the last media and for stop events, in seconds"
     )
@@ -332,7 +361,25 @@ class Settings:
             yield ("http_port", "http_bind_address", "http_token"), line
         if self.rtmps and self.ssl_port == self.rtmp_port and self.ssl_bind_address == self.bind_address:
             yield ("ssl_port", "rtmp_port"), f"SSL_PORT: {self.ssl_port} is already the RTMP port"
+        yield from self._cluster_contradictions()
         yield from self._web_contradictions()
+
+    def _cluster_contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """The same for a cluster."""
+        if self.cluster_secret and len(self.cluster_secret.encode()) < SHORTEST_SECRET:
+            line = f"CLUSTER_SECRET: it takes at least {SHORTEST_SECRET} bytes (RFC 7518, section 3.2)"
+            yield ("cluster_secret",), line
+        if not self.cluster_use:
+            return
+        for name, what in ("cluster_address", "where the other nodes reach this one"), ("cluster_secret", "a secret"):
+            if not getattr(self, name):
+                yield ("cluster_use", name), f"CLUSTER_USE: {name.upper()} is needed with it: {what}"
+        if self.workers > 1:
+            line = "CLUSTER_USE: it cannot be used with several WORKERS yet: run more nodes, also on one machine"
+            yield ("cluster_use", "workers"), line
+        if self.cluster_address.startswith("rtmps:") and not self.rtmps:
+            line = "CLUSTER_ADDRESS: SSL_CERT and SSL_KEY are needed with rtmps://"
+            yield ("cluster_address", "ssl_cert", "ssl_key"), line
 
     def _web_contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """The same for the web server."""
@@ -374,6 +421,8 @@ class Settings:
         line = "GOP_CACHE_SIZE_MB is 0: the coordinator's encoder will miss the beginning of each stream"
         yield self.control_use and not self.gop_cache_size_mb, line
         yield self.web_play != "key" and not self.web, "WEB_PLAY has no effect: WEB_PORT and WEB_SSL_PORT are not set"
+        alone = bool(self.cluster_address or self.cluster_secret) and not self.cluster_use
+        yield alone, "CLUSTER_ADDRESS and CLUSTER_SECRET have no effect: CLUSTER_USE is not set"
         both = bool(self.play_allowed_from) and self.rtmp_play_whitelist != self.play_allowed_from
         yield both, "PLAY_ALLOWED_FROM has no effect: RTMP_PLAY_WHITELIST is set as well"
 

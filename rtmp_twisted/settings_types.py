@@ -20,6 +20,9 @@ Network = IPv4Network | IPv6Network
 LONGEST_SHOWN: Final = 200
 """How many characters of a wrong value an error line repeats at most."""
 
+MAX_WORKERS: Final = 64
+"""Most workers; `auto` may be less than the cores of a larger machine."""
+
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
@@ -114,6 +117,14 @@ def _parse_boolean(text: str) -> bool:
     if word in ("NO", "FALSE", "0", "OFF"):
         return False
     raise ValueError
+
+
+def _parse_workers(text: str) -> int:
+    return (
+        min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+        if text.lower() == "auto"
+        else integer(1, MAX_WORKERS).parse(text)
+    )
 
 
 def _parse_address(text: str) -> str:
@@ -216,5 +227,6 @@ TEXT: Final = Kind("text without control characters", _parse_text)
 WORD: Final = Kind("printable ASCII characters without blanks", _parse_word)
 FILE: Final = Kind("the path of a file that can be read", _parse_file)
 WORDS: Final = Kind("words separated by blanks", lambda text: tuple(_parse_text(text).split()))
+WORKERS: Final = Kind(f"a whole number from 1 to {MAX_WORKERS}, or auto", _parse_workers)
 SECRET: Final = Kind("text without control characters", _parse_text, mask_all)
 SECRET_WORD: Final = Kind("printable ASCII characters without blanks", _parse_word, mask_all)

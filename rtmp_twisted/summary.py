@@ -42,6 +42,8 @@ def features(settings: Settings) -> Iterator[Feature]:
     )
     yield Feature("pushes to other servers", bool(one.push), " ".join(map(str, one.push)), "PUSH")
     yield Feature("pulls from other servers", bool(one.pull), " ".join(map(str, one.pull)), "PULL")
+    node = f"this node is {one.cluster_address}, and Redis is {one.redis_host}:{one.redis_port}"
+    yield Feature("cluster", one.cluster_use, node, "CLUSTER_USE")
     yield Feature("commands from Redis", one.redis_use, f"{one.redis_host}:{one.redis_port}", "REDIS_USE")
     where = _where(one.http_bind_address, one.http_port) + (", with a token" if one.http_token else "")
     yield Feature("HTTP for operators", bool(one.http_port), where, "HTTP_PORT")
@@ -58,6 +60,7 @@ def features(settings: Settings) -> Iterator[Feature]:
     kept = "one group of pictures" if one.gop_cache_mode == "gop" else "the whole stream"
     cache = f"{kept}, at most {one.gop_cache_size_mb} MB for each channel"
     yield Feature("cache for joining players", bool(one.gop_cache_size_mb), cache, "GOP_CACHE_SIZE_MB is 0")
+    yield Feature("workers", one.workers > 1, f"{one.workers} processes beside the one that listens", "WORKERS")
     yield Feature("compiled", _is_compiled(), "yes", "RTMP_TWISTED_COMPILE=1 at the installation")
 
 

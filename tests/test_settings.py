@@ -74,6 +74,11 @@ DOCUMENTED = {
     "HTTP_PORT": 0,
     "HTTP_BIND_ADDRESS": "127.0.0.1",
     "HTTP_TOKEN": "",
+    "WORKERS": 1,
+    "CLUSTER_USE": False,
+    "CLUSTER_ADDRESS": "",
+    "CLUSTER_SECRET": "",
+    "CLUSTER_PREFIX": "rtmp",
     "SHUTDOWN_GRACE_SECONDS": 3,
     "LISTEN": (),
     "PUBLISH_RETURN_SECONDS": 5,
@@ -128,6 +133,9 @@ GOOD: list[tuple[str, str, object]] = [
     ("MAX_MEMORY_MB", "1024", 1024),
     ("SHUTDOWN_GRACE_SECONDS", "60", 60),
     ("PUBLISH_RETURN_SECONDS", "0", 0),
+    ("CLUSTER_ADDRESS", "rtmp://10.0.0.1", "rtmp://10.0.0.1:1935"),
+    ("CLUSTER_ADDRESS", "rtmps://node.example:1936/", "rtmps://node.example:1936"),
+    ("CLUSTER_ADDRESS", "rtmp://[::1]:1936", "rtmp://[::1]:1936"),
     ("PUSH", "tv=rtmp://h/a/k", (Rule("tv", "", "rtmp://h/a/k"),)),
     ("PULL", "tv/*=rtmp://h/a/n", (Rule("tv", None, "rtmp://h/a/n"),)),
 ]
@@ -184,6 +192,11 @@ BAD = [
         "begins with 'http', not with rtmp:// or rtmps://; it takes rules CHANNEL=rtmp://",
     ),
     ("PULL", "tv=rtmp://host/app/name", "begins with CHANNEL/KEY"),
+    ("CLUSTER_ADDRESS", "10.0.0.1:1935", "it takes an address rtmp://HOST:PORT"),
+    ("CLUSTER_ADDRESS", "rtmp://host/app", "more than a scheme, a host and a port"),
+    ("CLUSTER_ADDRESS", "rtmp://host?x", "more than a scheme, a host and a port"),
+    ("CLUSTER_ADDRESS", "http://host", "not with rtmp://"),
+    ("CLUSTER_ADDRESS", "rtmp://", "no host"),
 ]
 
 
@@ -312,6 +325,20 @@ class TogetherTests(SynchronousTestCase):
         self.assertEqual([Settings.load({"WEB_PORT": port}).web for port in ("0", "80")], [False, True])
         self.assertTrue(Settings.load({"WEB_SSL_PORT": "80", **both}).web)
 
+    def test_cluster(self) -> None:
+        address, secret = {"CLUSTER_ADDRESS": "rtmp://10.0.0.1"}, {"CLUSTER_SECRET": "s" * 32}
+        both = {"CLUSTER_USE": "YES", **address, **secret}
+        self.check({"CLUSTER_USE": "YES"}, "CLUSTER_USE", "CLUSTER_USE")
+        self.check({"CLUSTER_USE": "YES", **address}, "CLUSTER_USE")
+        self.check({"CLUSTER_USE": "YES", **secret}, "CLUSTER_USE")
+        self.check(both)
+        self.check({"CLUSTER_SECRET": "s" * 31}, "CLUSTER_SECRET")
+        self.check({**both, "WORKERS": "2"}, "CLUSTER_USE")
+        self.check({**address, "WORKERS": "2"})
+        self.check({**both, "CLUSTER_ADDRESS": "rtmps://10.0.0.1"}, "CLUSTER_ADDRESS")
+        certificate = {"SSL_CERT": str(HERE), "SSL_KEY": str(HERE)}
+        self.check({**both, "CLUSTER_ADDRESS": "rtmps://10.0.0.1", **certificate})
+
     def test_coordinator(self) -> None:
         self.check({"CONTROL_USE": "YES"}, "CONTROL_USE")
         self.check({"CONTROL_USE": "NO"})
@@ -337,15 +364,17 @@ class TogetherTests(SynchronousTestCase):
             ({"WEB_PLAY": "anyone"}, ["WEB_PLAY"]),
             ({"WEB_PLAY": "anyone", "WEB_PORT": "8080"}, []),
             ({"WEB_PLAY": "key"}, []),
+            ({"CLUSTER_SECRET": "s" * 32}, ["CLUSTER_ADDRESS"]),
         ):
             self.assertEqual([line.partition(" ")[0] for line in Settings.load(environ).warnings()], starts)
 
 
 class SecretTests(SynchronousTestCase):
-    NAMES = ("JWT_SECRET", "REDIS_PASSWORD", "CONTROL_SECRET", "HTTP_TOKEN", "PLAY_SECRET")
+    NAMES = ("JWT_SECRET", "REDIS_PASSWORD", "CONTROL_SECRET", "HTTP_TOKEN", "PLAY_SECRET", "CLUSTER_SECRET")
 
     def test_never_shown(self) -> None:
         environ = {**dict.fromkeys(self.NAMES, SECRET), "PLAY_SECRET": SECRET * 3}
+        environ["CLUSTER_SECRET"] = SECRET * 3
         environ["CALLBACK_URL"] = f"https://me:{SECRET}@example.net/cb?token={SECRET}"
         environ["CONTROL_BASE_URL"] = f"ws://me:{SECRET}@example.net/"
         loaded = Settings.load(environ)

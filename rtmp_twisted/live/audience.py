@@ -67,13 +67,22 @@ _log = Logger(__name__)
 
 class FlushScheduler:
     """``longest``: the most seconds that media is held back so that writes can be merged; 0: never.
-    ``stopwatch`` gives the seconds of CPU time that rounds are measured with."""
+    ``stopwatch`` gives the seconds of CPU time that rounds are measured with. ``processes`` share what may be used
+    among them: several workers do not write more often than one process would."""
 
-    def __init__(self, clock: IReactorTime, longest: float, stopwatch: Callable[[], float], turns: Turns) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        longest: float,
+        stopwatch: Callable[[], float],
+        turns: Turns,
+        processes: int = 1,
+    ) -> None:
         self.clock = clock
         self.stopwatch = stopwatch
         self.turns = turns
         self._longest = longest
+        self._processes = processes
         self._round = 0.0
         self._pending: dict[Audience, None] = {}
         self._timer: IDelayedCall | None = None
@@ -81,10 +90,10 @@ class FlushScheduler:
     @property
     def interval(self) -> float:
         """Seconds from one write to the next, for a log with more than `FEW_READERS`."""
-        cost = self._round
+        cost = self._round * self._processes  # as one process would have it
         if cost < CHEAP_SECONDS:
             return 0.0
-        return min(self._longest, (cost - CHEAP_SECONDS) / SHARE, max(USUAL_SECONDS, cost / FULL_SHARE))
+        return min(self._longest, (cost - CHEAP_SECONDS) / SHARE, max(USUAL_SECONDS, self._round / FULL_SHARE))
 
     def add(self, audience: Audience) -> None:
         """The audience's log has something new, which `flush_pending` is to hand over."""

@@ -15,6 +15,10 @@ class Refused(Exception):
     """The publish, or the player, may not start; ``str(error)`` is the reason for the log."""
 
 
+class RightKey(Refused):
+    """It may not start, although its key is the publisher's. Whoever has it is no guesser."""
+
+
 class TokenExpired(Refused):
     """The token was right, and is not any more. Whoever has it is no guesser."""
 

@@ -9,7 +9,7 @@ whatever ends it: its owner, a command, a take-over or the end of the server.
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -21,15 +21,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtmp_twisted.live.audience import FlushScheduler
-from rtmp_twisted.live.authority import IPublishAuthority, Refused
+from rtmp_twisted.live.authority import IPublishAuthority, Refused, RightKey
 from rtmp_twisted.live.channel import Channel, ChannelOptions
 from rtmp_twisted.live.commands import ICommandTarget
-from rtmp_twisted.live.directory import Claim, IDirectory, LocalDirectory, Taken
+from rtmp_twisted.live.directory import Claim, IDirectory, Key, LocalDirectory, Taken
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
+from rtmp_twisted.live.notices import Notices
 from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.live.publication import Publication, PublicationOwner, PublishState
 from rtmp_twisted.live.questions import Questions
-from rtmp_twisted.live.relays import ChannelObserver
 from rtmp_twisted.live.traffic import Traffic
 
 STOP_SECONDS: Final = 5.0
@@ -89,8 +89,7 @@ class Broker(Service):
         return_seconds: float = 5.0,
         server_id: str = "",
     ) -> None:
-        self.observer: ChannelObserver | None = None
-        """Who is told what happens; set where there are pushes or pulls."""
+        self.notices = Notices(scheduler.turns)
         self.server_id = server_id
         self.clock = clock
         self.scheduler = scheduler
@@ -121,11 +120,18 @@ class Broker(Service):
         return publication
 
     def pull(
-        self, name: str, key: str | None, address: str, owner: PublicationOwner, path: tuple[str, ...]
+        self,
+        name: str,
+        key: str | None,
+        address: str,
+        owner: PublicationOwner,
+        path: tuple[str, ...],
+        edge: bool = False,
     ) -> Publication:
         """Asks to publish what the server at ``address`` plays, for players with ``key`` (None: with any). The
-        authority is not asked, and a publish of this server's own takes its place."""
-        publication = Publication(name, key or "", address, owner, pulled=True, any_key=key is None, path=path)
+        authority is not asked, and a publish of this server's own takes its place. ``edge``: it is another worker that
+        plays it; the directory knows the key."""
+        publication = Publication(name, key or "", address, owner, True, key is None, path, edge)
         self._entry(name).asking[publication] = None
         self.begin(publication)
         return publication
@@ -163,11 +169,9 @@ class Broker(Service):
                 self._went_off_air(entry)
         entry.asking.pop(publication, None)
         self._tidy(entry)
-        self.scheduler.turns.for_each(
-            dismissed, lambda player: player.owner.play_ended(player, "the publish has ended")
-        )
+        self.notices.dismissed(dismissed)
         if publication.state is PublishState.ENDED and publication.on_air_since is not None:
-            self._tell_watchers(entry.channel)
+            self.notices.publish_ended(entry.channel)
 
     def _begin(self, publication: Publication) -> None:
         if publication.ended:
@@ -220,26 +224,65 @@ class Broker(Service):
         claim = await self._incumbent(publication.name)
         if claim is None or publication.ended:
             return
-        incumbent = claim.holder
-        if not isinstance(incumbent, Publication) or not same_key(incumbent.key, publication.key):
-            raise Refused("the channel has a publisher")
-        publication.key_accepted = True
-        if not self._takeover_seconds or entry.challenger is not None:
-            raise Refused("the channel has a publisher")
         publication.enter(PublishState.WAITING)
-        entry.challenger = publication
         try:
-            await self._silence(incumbent, publication)
-        finally:
-            entry.challenger = None
+            if isinstance(claim.holder, Publication):
+                await self._replace(entry, claim.holder, publication)
+            else:
+                await self._directory.make_room(claim, publication.key)
+        except RightKey:
+            publication.key_accepted = True
+            raise
+        publication.key_accepted = True
         if not publication.ended:
             publication.enter(PublishState.ASKING)
+
+    async def _replace(self, entry: _Entry, incumbent: Publication, challenger: Publication) -> None:
+        """Ends a publish that is silent, for another one with its key. Raises Refused, or RightKey."""
+        if not same_key(challenger.key, incumbent.key):
+            raise Refused("the channel has a publisher")
+        if not self._takeover_seconds or entry.challenger is not None:
+            raise RightKey("the channel has a publisher")
+        entry.challenger = challenger
+        try:
+            await self._silence(incumbent, challenger)
+        finally:
+            entry.challenger = None
+        if not challenger.ended:
             self._end(incumbent, "taken over by a new connection", lost=True)
+
+    async def make_room(self, name: str, epoch: int, key: str) -> None:
+        """A publish with ``key`` wants the place that one here has claimed with ``epoch``: on another worker, for
+        which the directory asks. Returns when it is free. Raises Refused, or RightKey."""
+        entry = self._entries.get(name)
+        if entry is None or entry.on_air is None or entry.claim is None or entry.claim.epoch != epoch:
+            return
+        if entry.on_air.pulled:
+            self._end(entry.on_air, "an encoder publishes on the channel", lost=True)
+        else:
+            await self._replace(entry, entry.on_air, Publication(name, key, "", cast(Any, None)))
+
+    def lose(self, publication: Publication, reason: str) -> None:
+        """Ends a publish that goes on elsewhere, or comes back: its players are held."""
+        self._end(publication, reason, lost=True)
+
+    def withhold(self, publication: Publication) -> None:
+        """What a publish sends goes to nobody until `go_on`, and joiners get nothing older."""
+        entry = self._entries.get(publication.name)
+        if entry is not None and entry.on_air is publication:
+            publication.withhold()
+            entry.channel.forget()
+
+    def go_on(self, publication: Publication) -> None:
+        """What was withheld goes to the players. Does nothing if the publish has ended."""
+        if publication.go_on():
+            publication.owner.publish_goes_on(publication)
+            self.scheduler.flush_pending()
 
     async def _incumbent(self, name: str) -> Claim | None:
         """The claim of a publisher on air; a pull makes room for any that is accepted."""
         claim = await self._directory.locate(name)
-        return None if claim is None or _is_pull(claim) else claim
+        return None if claim is None or claim.pulled else claim
 
     async def _silence(self, incumbent: Publication, challenger: Publication) -> None:
         """Returns when the incumbent has been silent for long enough, or one of both has ended. Raises Refused when the
@@ -248,7 +291,7 @@ class Broker(Service):
         looked_at = self.clock.seconds()
         while not incumbent.ended and not challenger.ended:
             if incumbent.owner.bytes_received != heard:
-                raise Refused("the channel has a live publisher")
+                raise RightKey("the channel has a live publisher")
             now = self.clock.seconds()
             left = self._takeover_seconds - (now - incumbent.owner.heard_at)
             if left <= 0 and now - looked_at < LATE_SECONDS:
@@ -275,7 +318,7 @@ class Broker(Service):
         if telling is not None:
             limit: Deferred[None] = deferLater(self.clock, STOP_SECONDS)
             limit.addErrback(lambda failure: failure.trap(CancelledError) and None)
-            await DeferredList([_when_fired(telling), limit], fireOnOneCallback=True)
+            await DeferredList([when_fired(telling), limit], fireOnOneCallback=True)
             limit.cancel()
 
     async def _claim(self, entry: _Entry, publication: Publication) -> None:
@@ -284,8 +327,11 @@ class Broker(Service):
             claim = await self._directory.claim(publication.name, publication)
         except Taken as taken:
             _let_go(taken)
-            if _is_pull(taken.claim) and not publication.pulled:
-                self._end(cast(Publication, taken.claim.holder), "an encoder publishes on the channel", lost=True)
+            if taken.claim.pulled and not publication.pulled:
+                if isinstance(taken.claim.holder, Publication):
+                    self._end(taken.claim.holder, "an encoder publishes on the channel", lost=True)
+                else:
+                    await self._directory.make_room(taken.claim, publication.key)
                 await self._claim(entry, publication)
                 return
             self._tell_end(publication)
@@ -301,19 +347,14 @@ class Broker(Service):
             return
         entry.asking.pop(publication, None)
         self._end_lost(entry)
-        strangers = entry.channel.begin(None if publication.any_key else publication.key, self._path(publication))
+        strangers = entry.channel.begin(publication.play_key, self._path(publication))
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
-        self.scheduler.turns.for_each(
-            strangers, lambda player: player.owner.play_refused(player, "the publisher that came has another key")
-        )
-        self.scheduler.turns.for_each(
-            entry.channel.watched(started=False), lambda player: _tell_begin(entry.channel, player)
-        )
+        self.notices.refused(strangers, "the publisher that came has another key")
+        self.notices.publish_began(entry.channel)
         publication.owner.publish_started(publication)
         self.scheduler.flush_pending()
-        if self.observer is not None:
-            self.observer.went_on_air(publication)
+        self.notices.went_on_air(publication)
 
     def _failed(self, failure: Failure, publication: Publication) -> None:
         self._log.failure("a publish on channel {name!r} failed", failure, name=publication.name)
@@ -351,16 +392,12 @@ class Broker(Service):
         """A lost publisher has not come back."""
         self._end_lost(entry)
         if entry.channel.unpublish():
-            self._tell_watchers(entry.channel)
+            self.notices.publish_ended(entry.channel)
         self._went_off_air(entry)
 
     def _went_off_air(self, entry: _Entry) -> None:
-        if self.observer is not None and entry.on_air is None:
-            self.observer.went_off_air(entry.channel.name)
-
-    def _tell_watchers(self, channel: Channel) -> None:
-        """A publish has ended, and does not go on, unless another one is faster."""
-        self.scheduler.turns.for_each(channel.watched(started=True), lambda player: _tell_end(channel, player))
+        if entry.on_air is None:
+            self.notices.went_off_air(entry.channel.name)
 
     def _end_lost(self, entry: _Entry) -> None:
         if entry.unpublish is not None and entry.unpublish.active():
@@ -377,12 +414,27 @@ class Broker(Service):
         when there is any. Raises Refused where its key is not the publisher's."""
         entry = self._entry(name)
         channel = entry.channel
-        if channel.on_air and not player.push and not channel.accepts(player):
+        if not player.push and not self._accepts(channel, player):
             raise Refused("the key is not the publisher's")
         channel.add(player)
-        if self.observer is not None and not player.push:
-            self.observer.player_came(name, player.key)
+        self.notices.player_came(player)
         return channel.on_air
+
+    def _accepts(self, channel: Channel, player: Player) -> bool:
+        """Whether its key is right, as far as anybody knows."""
+        if channel.on_air:
+            return channel.accepts(player)
+        taken, key = self._directory.elsewhere(channel.name)
+        return not taken or key is None or player.admitted_by(key)
+
+    def judge(self, name: str, key: Key | str | None) -> None:
+        """Refuses the players of channel ``name`` that have another key than the publisher elsewhere, which is not
+        pulled yet."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.on_air is None:
+            strangers = entry.channel.judge(key)
+            self._tidy(entry)
+            self.notices.refused(strangers, "the key is not the publisher's")
 
     def path(self, name: str) -> str:
         """What a player of channel ``name`` is told of the servers that its stream has passed."""
@@ -394,13 +446,13 @@ class Broker(Service):
         entry = self._entries.get(name)
         if entry is None:
             return
-        refused = [player for player in entry.channel.players if player.key is not None and player.admitted_by(key)]
+        players = [*entry.channel.players, *(push for push in entry.channel.pushes if push.peer)]
+        refused = [player for player in players if player.key is not None and player.admitted_by(key)]
         for player in refused:
             entry.channel.leave(player)
         self._tidy(entry)
-        self.scheduler.turns.for_each(refused, lambda player: player.owner.play_refused(player, reason))
-        if self.observer is not None:
-            self.observer.player_left(name)
+        self.notices.refused(refused, reason)
+        self.notices.player_left(name)
 
     def _path(self, publication: Publication) -> str:
         return ",".join([*publication.path, self.server_id]) if self.server_id else ""
@@ -417,8 +469,8 @@ class Broker(Service):
         if entry is not None:
             entry.channel.leave(player)
             self._tidy(entry)
-            if self.observer is not None and not player.push:
-                self.observer.player_left(entry.channel.name)
+            if player.peer or not player.push:
+                self.notices.player_left(entry.channel.name)
 
     # Commands
 
@@ -426,7 +478,7 @@ class Broker(Service):
         entry = self._entries.get(channel)
         if entry is None:
             return False
-        on_air = [] if entry.on_air is None else [entry.on_air]
+        on_air = [] if entry.on_air is None or entry.on_air.edge else [entry.on_air]
         if stream_id is None:
             doomed = [*entry.asking, *on_air]
         else:
@@ -499,29 +551,17 @@ class Broker(Service):
                 self._went_off_air(entry)
 
 
-def _is_pull(claim: Claim) -> bool:
-    return isinstance(claim.holder, Publication) and claim.holder.pulled
-
-
 def _publication(entry: _Entry) -> Publication | None:
     return entry.on_air or next(iter(entry.asking), None)
 
 
-def _tell_begin(channel: Channel, player: Player) -> None:
-    if channel.on_air and player in channel.players and not player.started and player.watcher is not None:
-        player.watcher.publish_began(player)
-
-
-def _tell_end(channel: Channel, player: Player) -> None:
-    if not channel.on_air and player in channel.players and player.watcher is not None:
-        player.watcher.publish_ended(player)
-
-
 def _received(publication: Publication) -> Traffic:
+    if publication.edge:
+        return Traffic()  # it was received by the worker that has it
     return Traffic(received_bytes=publication.received_bytes, received_messages=publication.received_messages)
 
 
-def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
+def when_fired(deferred: Deferred[None]) -> Deferred[None]:
     """A Deferred that fires when another does, and leaves that one's result alone."""
     fired: Deferred[None] = Deferred()
 

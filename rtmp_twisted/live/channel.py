@@ -12,6 +12,7 @@ from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
+from rtmp_twisted.live.directory import Key
 from rtmp_twisted.live.fragments import FragmentContents, FragmentForm, FragmentRendition
 from rtmp_twisted.live.headers import Program
 from rtmp_twisted.live.log import Block, Contents, Format, MediaLog
@@ -55,7 +56,7 @@ class Channel:
         self, name: str, options: ChannelOptions, scheduler: FlushScheduler, memory: Memory, clock: IReactorTime
     ) -> None:
         self.name = name
-        self.key: str | None = ""
+        self.key: Key | str | None = ""
         """The key of the publish that is on air, or was last; None where any will do."""
         self.on_air = False
         self.options = options
@@ -74,7 +75,8 @@ class Channel:
         self.timestamps = Timestamps()
         self.players: set[Player] = set()
         self.pushes: set[Player] = set()
-        """Other servers that it is published to: neither their number nor what they get counts with the players."""
+        """Other servers that it is published to, and workers that pull it: neither their number nor what they get
+        counts with the players."""
         self._scheduler = scheduler
         self._clock = clock
         self._renditions: dict[Form, Rendition] = {}
@@ -88,13 +90,19 @@ class Channel:
         """Whether a player may have what is on air."""
         return self.key is None or player.admitted_by(self.key)
 
-    def begin(self, key: str | None, path: str = "") -> list[Player]:
-        """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
-        that waited with another key; they are not in the channel any more."""
+    def judge(self, key: Key | str | None) -> list[Player]:
+        """It has this key from now on. Returns the players that have another one; they are not in the channel any
+        more."""
         self.key = key
         strangers = [player for player in self.players if not self.accepts(player)]
         for player in strangers:
             self.leave(player)
+        return strangers
+
+    def begin(self, key: Key | str | None, path: str = "") -> list[Player]:
+        """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
+        that waited with another key; they are not in the channel any more."""
+        strangers = self.judge(key)
         self.on_air = True
         self.program.reset()
         if self._lost_at is None:
@@ -144,6 +152,10 @@ class Channel:
         for audience in self._audiences():
             audience.release()
         return True
+
+    def forget(self) -> None:
+        """Keeps nothing for joiners of what was published so far."""
+        self._restart(self.log.whole)
 
     def dismiss(self) -> list[Player]:
         """Hands over all that is new, and returns the players; they are not in the channel any more."""

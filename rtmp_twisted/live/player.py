@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.cursor import Change, Cursor, Writer
+from rtmp_twisted.live.directory import Key
 from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.live.log import Format
 from rtmp_twisted.live.traffic import Traffic
@@ -50,7 +51,7 @@ class PublishWatcher(Protocol):
 class Player:
     """``key`` is what the publisher's has to be, None where the player was let in by other means. ``change``: what this
     player gets in place of the log's messages; ``form``: the rendition that it reads, None for the channel's own log.
-    A ``push`` needs no key, and is no viewer.
+    A ``push`` needs no key, and is no viewer. Nor is a ``peer``: another worker, which reads for viewers of its own.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Player:
         "owner",
         "path",
         "paused",
+        "peer",
         "push",
         "started",
         "watcher",
@@ -80,6 +82,7 @@ class Player:
         form: Form | None = None,
         watcher: PublishWatcher | None = None,
         push: bool = False,
+        peer: bool = False,
     ) -> None:
         self.owner = owner
         self.writer = writer
@@ -87,7 +90,8 @@ class Player:
         self.cache = cache
         self.form = form
         self.watcher = watcher
-        self.push = push
+        self.push = push or peer
+        self.peer = peer
         self.paused = False
         self.started = False
         """Whether it has been started, since it entered its channel."""
@@ -99,7 +103,7 @@ class Player:
         self._audience: Audience | None = None
         self._cursor: Cursor | None = None
 
-    def admitted_by(self, key: str) -> bool:
+    def admitted_by(self, key: Key | str) -> bool:
         """Whether it may play a publish with this key. Takes a time that does not tell where two keys differ."""
         return self.key is None or same_key(self.key, key)
 
@@ -110,7 +114,7 @@ class Player:
         self.channel_name = channel_name
         self.started = False
         self._audience = audience
-        self._cursor = Cursor(audience.log, self.writer, self._change, self.push)
+        self._cursor = Cursor(audience.log, self.writer, self._change, self.push and not self.peer)
 
     def leave(self) -> None:
         """The player is in no channel any more."""
@@ -201,6 +205,8 @@ class Player:
         return 0 if self._cursor is None else self._cursor.skipped_bytes
 
 
-def same_key(one: str, other: str) -> bool:
+def same_key(one: str, other: Key | str) -> bool:
     """Compares two keys in a time that does not tell where they differ."""
+    if not isinstance(other, str):
+        return other.matches(one)
     return hmac.compare_digest(one.encode(), other.encode())

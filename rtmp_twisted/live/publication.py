@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from rtmp_twisted.live.audience import Audience
 from rtmp_twisted.live.channel import Channel
+from rtmp_twisted.live.directory import Key
 from rtmp_twisted.live.headers import KeptHeaders, Program
 from rtmp_twisted.live.log import MediaLog
 from rtmp_twisted.live.timestamps import Timestamps
@@ -82,6 +83,9 @@ class PublicationOwner(Protocol):
     def publish_started(self, publication: Publication) -> None:
         """On air: what `Publication.write` gets goes to the players."""
 
+    def publish_goes_on(self, publication: Publication) -> None:
+        """What its source had to wait with is taken again."""
+
     def publish_refused(self, publication: Publication, reason: str) -> None:
         """It may not start."""
 
@@ -92,7 +96,8 @@ class PublicationOwner(Protocol):
 class Publication:
     """``client_ip`` is the source's address; times are the broker's clock's seconds. ``stream_id`` is empty until the
     publish is on air, and may be the key: it is not for the log. ``pulled``: what another server plays, which makes
-    room for a publish; ``any_key``: its players may have any key; ``path``: the servers that it has passed."""
+    room for a publish; ``edge``: what another worker has, which claims no place; ``any_key``: its players may have any
+    key; ``path``: the servers that it has passed."""
 
     def __init__(
         self,
@@ -103,13 +108,16 @@ class Publication:
         pulled: bool = False,
         any_key: bool = False,
         path: tuple[str, ...] = (),
+        edge: bool = False,
     ) -> None:
         self.name = name
         self.key = key
         self.client_ip = client_ip
         self.owner = owner
         self.pulled = pulled
-        self.any_key = any_key
+        self.edge = edge
+        self.play_key: Key | str | None = None if any_key else key
+        """What players have to give, None for any key."""
         self.path = path
         self.state = PublishState.ASKING
         self.stream_id = ""
@@ -128,6 +136,7 @@ class Publication:
         self._log: MediaLog | None = None  # only while it is on air
         self._audience: Audience | None = None
         self._timestamps: Timestamps | None = None
+        self._withheld: tuple[MediaLog | None, Audience | None, Timestamps | None] | None = None
         self._program = Program()
         self._headers = KeptHeaders(name)
         self._video_tracks: set[int] = set()
@@ -171,10 +180,24 @@ class Publication:
         for message in held:
             self.write(message)
 
+    def withhold(self) -> None:
+        """What is written from now on waits for `go_on`."""
+        self._withheld = self._log, self._audience, self._timestamps
+        self._log = self._audience = self._timestamps = None
+
+    def go_on(self) -> bool:
+        """Writes what was withheld; returns whether anything was to be."""
+        if self._withheld is None:
+            return False
+        self._log, self._audience, self._timestamps = self._withheld
+        self._withheld = None
+        self.write_held()
+        return True
+
     def close(self, state: PublishState) -> None:
         """From now on what is written is dropped, and nothing is kept."""
         self.enter(state)
-        self._log = self._audience = self._timestamps = None
+        self._log = self._audience = self._timestamps = self._withheld = None
         self._held, self.held_bytes = [], 0
         self._headers = KeptHeaders(self.name)
         if self.wake is not None:
@@ -212,7 +235,7 @@ class Publication:
     # Inside
 
     def _hold(self, message: Message) -> None:
-        if self.state is PublishState.ASKING or self.state is PublishState.WAITING:
+        if not self.ended:
             self._held.append(message)
             self.held_bytes += len(message.body) + HELD_OVERHEAD
 

@@ -76,6 +76,8 @@ class Link(ReconnectingClient[ClientSession]):
     """``kind`` is "push" or "pull". Subclasses say what is done over the connection."""
 
     kind = ""
+    internal = False
+    """Whether the other side is another worker of this server."""
     max_delay = MAX_DELAY
     opening_timeout = 60.0
     closing_timeout = 10.0
@@ -239,7 +241,7 @@ class Link(ReconnectingClient[ClientSession]):
 
     def _connect(self, where: Address) -> tuple[ClientSession, Deferred[Any]]:
         options = self.options
-        connection = options.factory.call(f"{where.host}:{where.port}")
+        connection = options.factory.call(f"{where.host}:{where.port}", self.internal)
         session = ClientSession(connection, where, self, self.kind == "pull")
         connection.handler = session
         check = (

@@ -59,8 +59,9 @@ class Pull(Link):
         self._path: tuple[str, ...] = ()
         self._done = Traffic()  # of the publishes of this connection that have ended
 
-    def stop(self) -> Deferred[None]:
-        self._end_publication(lost=False)
+    def stop(self, lost: bool = False) -> Deferred[None]:
+        """As of `Link`. ``lost``: what it has published goes on, by other means."""
+        self._end_publication(lost)
         return super().stop()
 
     # Link
@@ -125,9 +126,13 @@ class Pull(Link):
         if session is None or (message.type_id not in _FRAMES and _is_no_media(message)):
             return
         peer = session.connection.peer.rpartition(":")[0]
-        self.publication = publication = self.options.broker.pull(self.channel, self.key, peer, self, self._path)
+        self.publication = publication = self.publish(peer)
         session.connection.sink = publication
         publication.write(message)
+
+    def publish(self, peer: str) -> Publication:
+        """Asks the broker to publish what comes from ``peer``."""
+        return self.options.broker.pull(self.channel, self.key, peer, self, self._path)
 
     # PublicationOwner
 
@@ -150,6 +155,10 @@ class Pull(Link):
     def publish_started(self, publication: Publication) -> None:
         self.live_since = self.clock.seconds()
         publication.write_held()
+        if self._session is not None:
+            self._session.connection.read_media()
+
+    def publish_goes_on(self, publication: Publication) -> None:
         if self._session is not None:
             self._session.connection.read_media()
 

@@ -7,6 +7,7 @@ precedence over both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import count, islice
 from typing import Final
@@ -36,9 +37,12 @@ _log = Logger()
 
 
 class Pulls:
-    def __init__(self, options: RelayOptions, rules: tuple[Rule, ...]) -> None:
+    """``mine`` says whether a channel is one that this process pulls."""
+
+    def __init__(self, options: RelayOptions, rules: tuple[Rule, ...], mine: Callable[[str], bool]) -> None:
         self._options = options
         self._rules = rules
+        self._mine = mine
         self._clock = options.factory.options.clock
         self._of: dict[str, list[Pull]] = {}  # by channel
         self._checks: dict[str, IDelayedCall] = {}
@@ -49,7 +53,7 @@ class Pulls:
     def start(self) -> None:
         self._running = True
         for rule in self._rules:
-            if rule.always:
+            if rule.always and self._mine(rule.channel):
                 self._make(rule, rule.channel, "").start()
 
     def stop(self) -> list[Deferred[None]]:
@@ -69,6 +73,11 @@ class Pulls:
         for pull in list(self._of.get(publication.name, ())):
             if pull.publication is not publication:
                 self._end(pull)
+
+    def taken(self, channel: str) -> None:
+        """Another worker has the channel."""
+        for pull in list(self._of.get(channel, ())):
+            self._end(pull)
 
     def went_off_air(self, channel: str) -> None:
         for pull in self._of.get(channel, ()):
@@ -143,14 +152,20 @@ class Pulls:
         return pull
 
     def _rule(self, channel: str, key: str | None) -> Rule | None:
-        """The rule for a player; ``key`` is None where it was let in by other means, and has none to pass on."""
-        for rule in self._rules:
-            if rule.always or not rule.matches(channel):
-                continue
-            if not rule.passes_key if key is None else rule.key is None or same_key(rule.key, key):
-                return rule
-        return None
+        return rule_for(self._rules, channel, key) if self._mine(channel) else None
 
     def _players(self, channel: str) -> set[Player]:
         found = self._options.broker.channel(channel)
-        return set() if found is None else found[0].players
+        # Another worker's pull stands for its players.
+        return set() if found is None else found[0].players | {push for push in found[0].pushes if push.peer}
+
+
+def rule_for(rules: tuple[Rule, ...], channel: str, key: str | None) -> Rule | None:
+    """The rule by which a player's channel is pulled for it; ``key`` is None where it was let in by other means, and
+    has none to pass on."""
+    for rule in rules:
+        if rule.always or not rule.matches(channel):
+            continue
+        if not rule.passes_key if key is None else rule.key is None or same_key(rule.key, key):
+            return rule
+    return None

@@ -51,8 +51,8 @@ class Pushes:
         found = {push.id: push for push in self._missing(channel)} | self._of.get(channel, {})
         return [push.status() for push in found.values()]
 
-    def add(self, channel: str, url: str) -> RelayStatus:
-        """Raises ValueError, with what is wrong."""
+    def check(self, channel: str, url: str) -> Address:
+        """Returns what the URL says. Raises ValueError, with what is wrong with a push that operators want."""
         try:
             if self._options.factory.options.names.app(channel).channel != channel:
                 raise BadName("it is more than a name")
@@ -61,11 +61,16 @@ class Pushes:
         address = Address.parse(url)
         if self._made >= MAX_PUSHES:
             raise ValueError(f"there are {MAX_PUSHES} pushes already")
+        return address
+
+    def add(self, channel: str, url: str, id: str = "") -> RelayStatus:
+        """``id`` is a new number by default. Raises ValueError, with what is wrong."""
+        address = self.check(channel, url)
         self._made += 1
-        push = Push(self._options, str(next(self._numbers)), channel, address, "API")
+        push = Push(self._options, id or str(next(self._numbers)), channel, address, "API")
         self._of.setdefault(channel, {})[push.id] = push
         found = self._options.broker.channel(channel)
-        if found is not None and found[0].on_air:
+        if found is not None and found[0].on_air and not (found[1] is not None and found[1].edge):
             push.start()
         _log.info("push of channel {channel!r} to {address} was added", channel=channel, address=address)
         return push.status()

@@ -54,8 +54,13 @@ SILENT_SECONDS: Final = 60
 """When the other side has sent nothing for so long, it is gone, unless it takes the media that it is sent."""
 STUCK_SECONDS: Final = 60
 """When the other side has taken nothing for so long, although something waits for it, it is gone."""
+MAX_RECORD: Final = 16 * 1024
+"""Bytes behind the handshake within which a connection may be given away."""
 MAX_WAITING = 1024 * 1024
 """Bytes of answers that may wait to leave; media is not among them."""
+
+HANDSHAKE_SIZE: Final = 3073
+"""Bytes of C0, C1 and C2 (RTMP 1.0, section 5.2)."""
 
 _log = Logger(__name__)
 
@@ -75,12 +80,15 @@ class Registry(Protocol):
 
     def connection_lost(self, connection: Connection) -> None: ...
 
+    def exempt(self, connection: Connection) -> None: ...
+
 
 @frozen
 class ConnectionOptions:
     """What all connections have in common. ``flush`` hands on what publishers have sent; without a ``poller`` each
     transport reads for itself. ``reserve`` is released where a connection is out of memory. ``debug`` and ``trace``:
-    whether such log events are wanted. ``quiet``: somebody else logs their ends."""
+    whether such log events are wanted. ``quiet``: somebody else logs their ends. ``movable``: they may be given
+    away. ``internal``: they are with this server's other workers."""
 
     clock: IReactorTime
     registry: Registry
@@ -91,6 +99,8 @@ class ConnectionOptions:
     debug: bool = False
     trace: bool = False
     quiet: bool = False
+    movable: bool = False
+    internal: bool = False
 
 
 class Connection:
@@ -120,6 +130,7 @@ class Connection:
         "_pinged_at",
         "_polled",
         "_read",
+        "_record",
         "_since",
         "_state_since",
         "_streaming",
@@ -132,6 +143,7 @@ class Connection:
         "number",
         "options",
         "peer",
+        "replaying",
         "sink",
         "state",
         "transport",
@@ -168,6 +180,9 @@ class Connection:
         self._made = False
         self._aborted = False
         self._lost = False
+        self._record: bytearray | None = None  # what has come behind the handshake, while it may be given away
+        self.replaying = False
+        """What comes has been answered already, by the process that gave the connection away."""
 
     # What the protocol calls
 
@@ -184,7 +199,10 @@ class Connection:
             pass  # not TCP
         self.writer: Writer = writer_for(transport, self._clock, self._drained, self._blocked, self.abort)
         self.log.debug("connection{tls}", tls=" over TLS" if ISSLTransport.providedBy(transport) else "")
-        if self._handshake is not None:
+        if self.replaying:
+            self._begin_messages()
+            self._record = None  # it moves once
+        elif self._handshake is not None:
             hello = self._handshake.start()
             if hello:
                 self.writer.write(hello)
@@ -237,6 +255,8 @@ class Connection:
             return
         if not self._streaming:
             self.acknowledge_at_once()
+            if self._record is not None:
+                self._keep_record(data)
         try:
             if self._handshake is not None:
                 data = self._shake_hands(self._handshake, data)
@@ -352,11 +372,16 @@ class Connection:
         if state is not self.state:
             self.state = CONNECTION_TRANSITIONS.move(self.state, state)
             self._streaming = state in _STREAMING
+            if self._streaming:
+                self._record = None
             self._state_since = self._clock.seconds()
 
     def send(self, *to_send: Message) -> None:
         """Sends the messages in one write. A Set Chunk Size among them holds for those after it."""
         if self._closing or self._lost:
+            return
+        if self.replaying:
+            self._note_sizes(to_send)
             return
         data = b""
         for message in to_send:
@@ -373,6 +398,38 @@ class Connection:
             self.abort("it does not read its answers")
             return
         self.writer.write(data)
+
+    @property
+    def movable(self) -> bool:
+        """Whether `give_away` would let go of it."""
+        plain = isinstance(self.writer, SocketWriter) and not self.writer.blocked
+        return self._record is not None and plain and not self._closing
+
+    def give_away(self) -> tuple[int, bytes] | None:
+        """Lets go of the socket. Returns its descriptor, and what has come behind the handshake, for `replay` in
+        another process; None where that cannot be, for it is TLS, or something waits to leave."""
+        record = self._record
+        if record is None or not self.movable:
+            return None
+        self.log.info("goes on in another worker")
+        self._stop_reading()
+        descriptor = detach(self.transport)
+        self._closing = "given away"
+        self._lost = self._ended = True
+        self.options.registry.connection_lost(self)
+        self._clear()
+        return descriptor, bytes(record)
+
+    def replay(self, record: bytes) -> None:
+        """Goes on with a connection that another process has given away, from the handshake's end on: nothing is sent
+        until `replaying` is unset. That has been set before `connected`, which was called before this."""
+        self.bytes_received = HANDSHAKE_SIZE
+        self.receive(record)
+        self.options.flush()
+
+    def exempt(self) -> None:
+        """No limit of connections counts it any more: another node of this server's cluster has made it."""
+        self.options.registry.exempt(self)
 
     def accept_messages(self, longest: int) -> None:
         """The other side's messages may be up to ``longest`` bytes long."""
@@ -453,7 +510,8 @@ class Connection:
     def held(self) -> int:
         """Bytes of memory that it holds for what has come in part or cannot be handed on yet, and for answers."""
         sink = self.sink
-        return self._decoder.held_bytes + self._answered + (0 if sink is None else sink.held_bytes)
+        record = 0 if self._record is None else len(self._record)
+        return self._decoder.held_bytes + record + self._answered + (0 if sink is None else sink.held_bytes)
 
     def check(self, now: float) -> None:
         """Whether the other side keeps to its times; called every second."""
@@ -507,10 +565,30 @@ class Connection:
             self.writer.write(answer)
         if not handshake.done:
             return b""
+        self._begin_messages()
+        if self._record is not None:
+            self._keep_record(handshake.rest)
+        return handshake.rest
+
+    def _begin_messages(self) -> None:
+        """The handshake is over."""
         self._handshake = None
+        if self.options.movable:
+            self._record = bytearray()
         self.enter(ConnectionState.CONNECT)
         self.handler.handshaken()
-        return handshake.rest
+
+    def _keep_record(self, data: bytes) -> None:
+        assert self._record is not None
+        self._record += data
+        if len(self._record) > MAX_RECORD:
+            self._record = None
+
+    def _note_sizes(self, sent: tuple[Message, ...]) -> None:
+        """What has been sent already counts for what will be."""
+        for message in sent:
+            if message.type_id == messages.SET_CHUNK_SIZE:
+                self._chunk_size = messages.four_bytes(message)
 
     def _drained(self) -> None:
         """What waited to leave has left."""
@@ -543,6 +621,7 @@ class Connection:
         self.sink = None
         self._parts = None
         self._handshake = None
+        self._record = None
         self._decoder.clear()
 
     def _clear(self) -> None:
@@ -550,6 +629,17 @@ class Connection:
         self._drop_input()
         self.writer.clear()
         self.transport = self.handler = cast(Any, None)
+
+
+def detach(transport: Any) -> int:
+    """Takes the socket away from one of Twisted's transports, which is no more, and returns its descriptor."""
+    transport.stopReading()
+    transport.stopWriting()
+    transport.connected, transport.disconnected = 0, 1
+    descriptor: int = transport.socket.detach()
+    del transport.socket  # so that a late connectionLost does nothing
+    transport.protocol = None
+    return descriptor
 
 
 _CONNECTED: Final = frozenset((ConnectionState.IDLE, ConnectionState.PUBLISHING, ConnectionState.PLAYING))

@@ -46,7 +46,8 @@ _log = Logger()
 
 class RTMPFactory(Factory):
     """``limits`` is told of each connection; without one there are none. ``poller`` reads what publishers send; without
-    one each transport does. ``debug`` and ``trace``: whether such log events are wanted at all."""
+    one each transport does. ``debug`` and ``trace``: whether such log events are wanted at all. ``movable``: another
+    process may go on with a connection."""
 
     noisy = False
 
@@ -57,6 +58,7 @@ class RTMPFactory(Factory):
         poller: PublisherPoller | None = None,
         debug: bool = False,
         trace: bool = False,
+        movable: bool = False,
     ) -> None:
         scheduler = options.broker.scheduler
         self.options = options
@@ -65,12 +67,15 @@ class RTMPFactory(Factory):
         """Oldest first; also those that go out."""
         self.accepted = 0
         """Connections that have come in so far."""
+        self._exempt: set[Connection] = set()
         self._numbers = count(1)
         self._reserve = MemoryReserve()
         self._connection_options = ConnectionOptions(
             options.clock, self, scheduler.turns, scheduler.flush_pending, poller, self._reserve, debug, trace
         )
-        self._outgoing_options = evolve(self._connection_options, registry=_Outgoing(self), quiet=True)
+        self._connection_options = evolve(self._connection_options, movable=movable)
+        self._outgoing_options = evolve(self._connection_options, registry=_Outgoing(self), quiet=True, movable=False)
+        self._internal_options = evolve(self._outgoing_options, internal=True)
         self._account = options.broker.memory.open("connections", self._held, self._shrink)
         self._all_gone: Deferred[None] | None = None
         self._leaving: Deferred[None] | None = None
@@ -79,26 +84,40 @@ class RTMPFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> RTMPProtocol:
         self.accepted += 1
         peer = textual_ip(getattr(addr, "host", ""))
-        connection = Connection(
-            self._connection_options, ServerHandshake(os.urandom, self._milliseconds), next(self._numbers), peer
-        )
-        connection.handler = ServerSession(self.options, connection)
+        return self._accept(self._connection_options, self.options, peer)
+
+    def accept_peer(self, options: SessionOptions, name: str) -> RTMPProtocol:
+        """Returns the protocol for a connection of another worker, ``name``. No limit counts it."""
+        return self._accept(self._internal_options, options, name)
+
+    def _accept(self, options: ConnectionOptions, session: SessionOptions, peer: str) -> RTMPProtocol:
+        connection = Connection(options, ServerHandshake(os.urandom, self._milliseconds), next(self._numbers), peer)
+        if options.internal:
+            connection.log = evolve(connection.log, quiet=True)
+        connection.handler = ServerSession(session, connection)
         return RTMPProtocol(connection)
 
-    def call(self, peer: str) -> Connection:
-        """Returns a connection in the client's role, to a server that the log calls ``peer``. It needs its handler, and
-        its protocol."""
-        return Connection(
-            self._outgoing_options, ClientHandshake(os.urandom, self._milliseconds, None), next(self._numbers), peer
-        )
+    def call(self, peer: str, internal: bool = False) -> Connection:
+        """Returns a connection in the client's role, to a server that the log calls ``peer``, or to another worker. It
+        needs its handler, and its protocol."""
+        options = self._internal_options if internal else self._outgoing_options
+        return Connection(options, ClientHandshake(os.urandom, self._milliseconds, None), next(self._numbers), peer)
 
     def connection_made(self, connection: Connection) -> None:
         self.connections[connection] = None
         self.limits.enter(connection.peer)
 
     def connection_lost(self, connection: Connection) -> None:
-        self.limits.leave(connection.peer)
+        if connection not in self._exempt:
+            self.limits.leave(connection.peer)
+        self._exempt.discard(connection)
         self.forget(connection)
+
+    def exempt(self, connection: Connection) -> None:
+        """Limits do not count a connection any more."""
+        if connection not in self._exempt:
+            self._exempt.add(connection)
+            self.limits.leave(connection.peer)
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone, whichever way it went."""
@@ -179,6 +198,9 @@ class _Outgoing:
     def connection_made(self, connection: Connection) -> None:
         self._factory.connections[connection] = None
         self._factory.limits.enter("")
+
+    def exempt(self, connection: Connection) -> None:
+        """No limit counts it anyway."""
 
     def connection_lost(self, connection: Connection) -> None:
         self._factory.limits.leave("")

@@ -12,7 +12,7 @@ and never leads to a refusal. An encoder that tries a wrong key for ever locks o
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any, Final
@@ -106,6 +106,11 @@ class GuessingLimits:
         self._targets: OrderedDict[tuple[str, str], _Target] = OrderedDict()
 
     @property
+    def sources(self) -> Collection[str]:
+        """Those that have failed lately, as `source_of` calls them."""
+        return self._sources.keys()
+
+    @property
     def remembered(self) -> int:
         """How many addresses, and pairs of address and channel, it knows something of."""
         return len(self._sources) + len(self._targets)
@@ -134,11 +139,11 @@ class GuessingLimits:
 
     def suspects(self, address: str) -> bool:
         """Returns whether an address has failed lately. If not, the other questions need not be asked."""
-        return bool(self._sources) and _source(address) in self._sources
+        return bool(self._sources) and source_of(address) in self._sources
 
     def wait(self, address: str, channel: str, key: str) -> float:
         """Returns the seconds that an attempt has to wait, at most `MOST_WAIT`."""
-        name, now = _source(address), self._clock.seconds()
+        name, now = source_of(address), self._clock.seconds()
         source, target = self._sources.get(name), self._targets.get((name, channel))
         wait = 0.0 if source is None else source.pace.wait(now)
         if target is not None and hash(key) in target.keys:
@@ -148,7 +153,7 @@ class GuessingLimits:
     def refuses(self, address: str, channel: str, key: str) -> bool:
         """Returns whether an attempt that has waited must be refused now, which is counted. A key that is known to
         have failed is not: it may have become right, and tells a guesser nothing new."""
-        name, now = _source(address), self._clock.seconds()
+        name, now = source_of(address), self._clock.seconds()
         target = self._targets.get((name, channel))
         if target is None or not target.refused or now >= target.until or hash(key) in target.keys:
             return False
@@ -159,7 +164,7 @@ class GuessingLimits:
     def fail(self, command: str, address: str, channel: str, key: str) -> None:
         """Counts an attempt that has failed. Logs a refusal that begins, unless the last one is hardly over."""
         self.failures[command] += 1
-        name, now = _source(address), self._clock.seconds()
+        name, now = source_of(address), self._clock.seconds()
         if not name:
             return
         source = self._failed_source(name, now)
@@ -213,6 +218,6 @@ class GuessingLimits:
 
 
 @lru_cache(1024)
-def _source(address: str) -> str:
+def source_of(address: str) -> str:
     """Returns what an address counts as: itself, or its network for IPv6."""
     return str(ip_network(f"{address}/64", strict=False)) if ":" in address else address

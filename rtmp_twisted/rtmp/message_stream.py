@@ -38,7 +38,10 @@ _ANY_NAMES: Final = NameRules()
 @frozen
 class SessionOptions:
     """What all sessions have in common. ``chunk_size`` in bytes; ``players``: who may play; ``max_publish_rate``: of a
-    publisher, in bytes a second, 0 for no limit; ``tokens``: an `IPlayTokens`, or None where keys alone count."""
+    publisher, in bytes a second, 0 for no limit; ``tokens``: an `IPlayTokens`, or None where keys alone count.
+    ``steer`` may give a connection that is about to publish or play on a channel to another process, and says whether
+    it has done that. ``peers``: the clients are this server's other workers. ``nodes`` says whether a token has been
+    made, for a channel, by another machine's node; None where there are none."""
 
     broker: Broker
     clock: IReactorTime
@@ -47,6 +50,9 @@ class SessionOptions:
     players: Networks = EVERYONE
     max_publish_rate: float = 0.0
     tokens: Any = None
+    steer: Callable[[Connection, str], bool] | None = None
+    peers: bool = False
+    nodes: Callable[[str, str], bool] | None = None
     guessing: GuessingLimits = field(
         default=Factory(lambda options: GuessingLimits(options.clock), takes_self=True), kw_only=True
     )
@@ -147,6 +153,9 @@ class MessageStream:
         publication.write_held()
         connection.read_media()
 
+    def publish_goes_on(self, publication: Publication) -> None:
+        self.session.connection.read_media()
+
     def publish_refused(self, publication: Publication, reason: str) -> None:
         self._forget_publication(publication, reason)
         if not publication.key_accepted:
@@ -185,14 +194,22 @@ class MessageStream:
         if self.busy:
             self._status("error", "NetStream.Play.BadConnection", "This stream publishes or plays already.")
             return
-        if connection.peer not in self.session.options.players:
+        options = self.session.options
+        seconds = _play_seconds(milliseconds)
+        tokens, nodes = options.tokens, options.nodes
+        query: dict[str, str] = {}
+        if tokens is not None or nodes is not None:
+            query = names.fields(self.session.app, name if isinstance(name, str) else "")
+        channel, token = self.session.app.channel, query.get("token", "")
+        if nodes is not None and token and nodes(token, channel):
+            self.channel = channel
+            connection.exempt()
+            self._start_playing(StreamAddress(channel, "", {}), None, peer=True)
+            return
+        if connection.peer not in options.players:
             self.refuse("play", "BadName", "this address may not play")
             return
-        seconds = _play_seconds(milliseconds)
-        tokens = self.session.options.tokens
-        query = {} if tokens is None else names.fields(self.session.app, name if isinstance(name, str) else "")
-        if "token" in query:
-            channel, token = self.session.app.channel, query["token"]
+        if tokens is not None and "token" in query:
             by_token = StreamAddress(channel, token, query)
             self.channel = channel
             self._attempt("play", token, lambda: self._play_with_token(by_token, seconds))
@@ -215,20 +232,24 @@ class MessageStream:
             return
         self._start_playing(address, seconds, options.clock.seconds() + left)
 
-    def _start_playing(self, address: StreamAddress, seconds: float | None, until: float | None = None) -> None:
-        """``until``: when a token that has been read expires; None for a key."""
+    def _start_playing(
+        self, address: StreamAddress, seconds: float | None, until: float | None = None, peer: bool = False
+    ) -> None:
+        """``until``: when a token that has been read expires; None for a key. ``peer``: it is another node."""
         session, stream_id, key = self.session, self.stream_id, address.key
         broker = session.options.broker
         cache = address.query.get("cache", "gop")
+        peer = peer or session.options.peers
         player = Player(
             self,
             session.connection.writer,
-            key if until is None else None,
+            key if until is None and (key or not peer) else None,
             Cache(cache) if cache in _CACHES else Cache.GOP,
             None if stream_id == LOG_STREAM_ID else lambda data, start, end: restream(data, start, end, stream_id),
+            peer=peer,
         )
         try:
-            if until is None:
+            if until is None and not peer:
                 if session.played_key not in (None, key):
                     # Else one connection could wait with many keys for a publisher, and try them all when it comes.
                     raise Refused("this connection has played with another key")

@@ -244,10 +244,26 @@ class ServerSession:
             stream = self._streams[stream_id] = MessageStream(self, stream_id)
         return stream
 
+    def _moves(self, name: amf0.Value) -> bool:
+        """Whether the connection goes on in another process, before it publishes or plays."""
+        self.connection.replaying = False
+        steer = self.options.steer
+        if steer is None or not self.connection.movable or any(stream.busy for stream in self._streams.values()):
+            return False
+        try:
+            channel = self.options.names.stream(self.app, name if isinstance(name, str) else "").channel
+        except BadName:
+            channel = self.app.channel  # perhaps it has a token in place of a key
+        return steer(self.connection, channel)
+
     def _publish(self, command: Command, message: Message) -> None:
+        if self._moves(command.argument(1)):
+            return
         self._stream(message.stream_id).publish(command.argument(1))
 
     def _play(self, command: Command, message: Message) -> None:
+        if self._moves(command.argument(1)):
+            return
         self._stream(message.stream_id).play(command.argument(1), command.argument(3))
 
     def _pause(self, command: Command, message: Message) -> None:

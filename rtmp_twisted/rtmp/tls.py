@@ -7,6 +7,7 @@ What connections get is the newest pair that belongs together; those that are op
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -65,13 +66,17 @@ class Certificates(Service):
     ``check_seconds``: how often they are looked at, 0 for never. Raises ValueError where they cannot be used."""
 
     def __init__(self, clock: IReactorTime, certificate: str, key: str, check_seconds: float) -> None:
+        self.changed: Callable[[bytes, bytes], None] = lambda certificate, key: None
+        """Called with each pair that has been read again."""
         self._files = (certificate, key)
         self._clock = clock
         self._check_seconds = check_seconds
         self._checks = LoopingCall(self.check)
         self._checks.clock = clock
         self._seen = self._look()
-        self._context, self._leaf = _context(*self._read())
+        self.pem = self._read()
+        """What is in the two files."""
+        self._context, self._leaf = _context(*self.pem)
 
     def startService(self) -> None:
         super().startService()
@@ -99,10 +104,13 @@ class Certificates(Service):
         """Reads the files again, whether they have changed or not."""
         self._seen = self._look()
         try:
-            self._context, self._leaf = _context(*self._read())
+            pem = self._read()
+            self._context, self._leaf = _context(*pem)
         except ValueError as problem:
             _log.error("RTMPS goes on with the certificate that it has: {problem}", problem=problem)
         else:
+            self.pem = pem
+            self.changed(*pem)
             self._tell()
 
     def _tell(self) -> None:
@@ -136,6 +144,20 @@ class Certificates(Service):
             except OSError as error:
                 raise ValueError(f"{variable}: {path} cannot be read: {error.strerror}") from None
         return contents[0], contents[1]
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class GivenCertificates:
+    """The same where another process has read the files."""
+
+    def __init__(self, certificate: bytes, key: bytes) -> None:
+        self.change(certificate, key)
+
+    def change(self, certificate: bytes, key: bytes) -> None:
+        self._context, _ = _context(certificate, key)
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return TLSConnection(self._context, None)
 
 
 def _context(certificate: bytes, key: bytes) -> tuple[SSL.Context, x509.Certificate]:

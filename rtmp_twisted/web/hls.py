@@ -492,7 +492,7 @@ class HLS:
     def _compare(self, channel: str, key: str | None) -> None:
         """Of files too, a wrong key has to be told: else they would tell it from the right one, at no risk."""
         found = self.broker.channel(channel)
-        if key is not None and found is not None and found[0].key and not same_key(found[0].key, key):
+        if key is not None and found is not None and found[0].key and not same_key(key, found[0].key):
             raise Refused("the key is not the publisher's")
 
 

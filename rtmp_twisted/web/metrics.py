@@ -84,14 +84,14 @@ class TimedAuthority:
 
 class Metrics(Collector):
     """Collects all metrics. ``peers`` are the parties that the server keeps connections to, by name; ``web``: the
-    public web server, if it is on."""
+    public web server, if it is on. ``authority`` is None where another process asks it."""
 
     def __init__(
         self,
         clock: IReactorTime,
         broker: Broker,
         factory: RTMPFactory,
-        authority: TimedAuthority,
+        authority: TimedAuthority | None,
         peers: Mapping[str, Peer],
         web: WebStatus | None = None,
         relays: Relays | None = None,
@@ -109,9 +109,14 @@ class Metrics(Collector):
             buckets=_BUCKETS,
         )
         self.sampler = Sampler(clock, broker, lag.observe)
-        self._registry.register(authority.histogram)
+        if authority is not None:
+            self._registry.register(authority.histogram)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
+
+    def families(self) -> list[Metric]:
+        """Returns all metrics, of a worker, for their sums."""
+        return list(self._registry.collect())
 
     def text(self) -> bytes:
         """Returns all metrics, in Prometheus' text format 0.0.4."""
@@ -129,10 +134,7 @@ class Metrics(Collector):
         yield from self._channels()
         if self._web is not None:
             yield from self._web_server(self._web)
-        up = GaugeMetricFamily("rtmp_link_up", "Whether there is a connection to the other party", labels=["link"])
-        for name, peer in self._peers.items():
-            up.add_metric([name], peer.connected)
-        yield up
+        yield from links(self._peers)
         if self._relays is not None:
             yield from self._pushes_and_pulls(self._relays.statuses())
 
@@ -141,28 +143,14 @@ class Metrics(Collector):
             "rtmp_connections", "Connections now, also those to other servers", self._server.connections
         )
         yield CounterMetricFamily("rtmp_connections", "Connections accepted", self._server.accepted)
-        refused = CounterMetricFamily("rtmp_connections_refused", "Connections refused", labels=["reason"])
-        for reason, count in self._server.refused.items():
-            refused.add_metric([reason], count)
-        yield refused
-        keys = CounterMetricFamily(
-            "rtmp_keys_refused", "Refused: plays with a wrong key, and publishes, by command", labels=["command"]
-        )
-        for command, count in self._server.failed_keys.items():
-            keys.add_metric([command], count)
-        yield keys
-        guesses = "Publishes and plays refused because of too many wrong keys before from that address on that channel"
-        yield CounterMetricFamily("rtmp_guessing_refused", guesses, self._server.refused_guesses)
+        yield from refused(self._server.refused, "rtmp_connections_refused", "Connections refused")
+        yield from guessing_refused(self._server.failed_keys, self._server.refused_guesses)
 
     def _web_server(self, web: WebStatus) -> Iterator[Metric]:
         yield GaugeMetricFamily("rtmp_web_connections", "Connections to the web server now", web.connections)
         text = "Connections to the web server accepted"
         yield CounterMetricFamily("rtmp_web_connections", text, web.accepted)
-        text = "Connections to the web server refused"
-        refused = CounterMetricFamily("rtmp_web_connections_refused", text, labels=["reason"])
-        for reason, count in web.refused.items():
-            refused.add_metric([reason], count)
-        yield refused
+        yield from refused(web.refused, "rtmp_web_connections_refused", "Connections to the web server refused")
         answers = CounterMetricFamily("rtmp_web_answers", "Answers of the web server", labels=["status"])
         for status, count in web.answers.items():
             answers.add_metric([str(status)], count)
@@ -230,6 +218,8 @@ class Metrics(Collector):
         channels = all_channels(self._broker)
         for channel in channels:
             state, name = channel.state, channel.name
+            if channel.edge:
+                state = WAITING  # as far as this process is concerned
             states[state] += 1
             total_players += channel.players
             if shown < MAX_CHANNELS and len(name) <= MAX_NAME:
@@ -246,3 +236,30 @@ class Metrics(Collector):
         yield rates
         not_shown = f"Channels without metrics of their own: more than {MAX_CHANNELS}, or a name that is too long"
         yield GaugeMetricFamily("rtmp_channels_not_shown", not_shown, len(channels) - shown)
+
+
+def refused(reasons: Mapping[str, int], name: str, text: str) -> Iterator[Metric]:
+    """Connections refused, by reason."""
+    family = CounterMetricFamily(name, text, labels=["reason"])
+    for reason, count in reasons.items():
+        family.add_metric([reason], count)
+    yield family
+
+
+def guessing_refused(failures: Mapping[str, int], guesses: int) -> Iterator[Metric]:
+    """Keys refused: by command, and without a look at them."""
+    text = "Refused: plays with a wrong key, and publishes, by command"
+    keys = CounterMetricFamily("rtmp_keys_refused", text, labels=["command"])
+    for command, count in failures.items():
+        keys.add_metric([command], count)
+    yield keys
+    text = "Publishes and plays refused because of too many wrong keys before from that address on that channel"
+    yield CounterMetricFamily("rtmp_guessing_refused", text, guesses)
+
+
+def links(peers: Mapping[str, Peer]) -> Iterator[Metric]:
+    """Whether there are connections to other parties."""
+    up = GaugeMetricFamily("rtmp_link_up", "Whether there is a connection to the other party", labels=["link"])
+    for name, peer in peers.items():
+        up.add_metric([name], peer.connected)
+    yield up

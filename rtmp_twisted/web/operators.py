@@ -11,30 +11,30 @@ import hmac
 import json
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
-from rtmp_twisted.live.broker import Broker
-from rtmp_twisted.live.relays import Relays, RelayStatus
+from rtmp_twisted.live.operations import Operations, Soon
+from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.ports import Ports
-from rtmp_twisted.web.rates import Sampler
-from rtmp_twisted.web.serializers import serialize_channel, serialize_relay
 from rtmp_twisted.web.site import LimitedSite
-from rtmp_twisted.web.status import all_channels, one_channel
 
 DEFAULT_LIMIT: Final = 100
 """Channels in one answer, unless the request says how many."""
 
 MAX_LIMIT: Final = 500
 """Most channels in one answer."""
+
+T = TypeVar("T")
 
 _JSON: Final = "application/json"
 _log = Logger()
@@ -43,25 +43,21 @@ _log = Logger()
 class OperatorHTTP(Service):
     """Listens on ``endpoint``, before twistd gives up its privileges. ``fail`` ends the process with one line.
 
-    ``metrics`` returns the text of /metrics. If ``token`` is empty, requests need none, but are answered only if they
-    name this machine by an address or as localhost, and do not come from a page in a browser.
+    If ``token`` is empty, requests need none, but are answered only if they name this machine by an address or as
+    localhost, and do not come from a page in a browser.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         endpoint: IStreamServerEndpoint,
-        broker: Broker,
-        sampler: Sampler,
-        metrics: Callable[[], bytes],
+        operations: Operations,
         token: str,
         fail: Callable[[str], None],
-        relays: Relays | None = None,
+        turns: Turns,
     ) -> None:
-        self._sampler = sampler
-        self._site = LimitedSite(
-            _OperatorResource(clock, broker, sampler, metrics, token, relays), clock, broker.scheduler.turns
-        )
+        self._operations = operations
+        self._site = LimitedSite(_OperatorResource(operations, token), clock, turns)
         self._ports = Ports([("HTTP", endpoint, self._site)], fail)
 
     def privilegedStartService(self) -> None:
@@ -70,11 +66,11 @@ class OperatorHTTP(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._sampler.start()
+        self._operations.start()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        self._sampler.stop()
+        self._operations.stop()
         self._site.abort_all()
         return self._ports.close()
 
@@ -103,28 +99,31 @@ class _OperatorResource(Resource):
 
     isLeaf = True
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        broker: Broker,
-        sampler: Sampler,
-        metrics: Callable[[], bytes],
-        token: str,
-        relays: Relays | None,
-    ) -> None:
+    def __init__(self, operations: Operations, token: str) -> None:
         super().__init__()
-        self._clock = clock
-        self._broker = broker
-        self._sampler = sampler
-        self._metrics = metrics
+        self._operations = operations
         self._token = token.encode()
-        self._relays = relays
 
-    def render(self, request: Request) -> bytes:
+    def render(self, request: Request) -> Any:
         try:
             answer = self._answer(request)
         except _BadRequest as error:
             answer = _error(http.BAD_REQUEST, str(error))
+        if not isinstance(answer, Deferred):
+            return self._body(request, answer)
+        lost: list[Failure] = []
+        request.notifyFinish().addErrback(lost.append)
+
+        def write(answer: _Answer) -> None:
+            if not lost:
+                request.write(self._body(request, answer))
+                request.finish()
+
+        answer.addErrback(_explain).addCallback(write)
+        answer.addErrback(lambda failure: _log.failure("a bug in an answer", failure))
+        return NOT_DONE_YET
+
+    def _body(self, request: Request, answer: _Answer) -> bytes:
         request.setResponseCode(answer.code)
         headers = {
             "content-type": answer.content_type,
@@ -140,46 +139,45 @@ class _OperatorResource(Resource):
             return b""
         return answer.body
 
-    def _answer(self, request: Request) -> _Answer:
+    def _answer(self, request: Request) -> Soon[_Answer]:
         path = [segment.decode("utf-8", "replace") for segment in request.postpath or []]
         if path == ["healthz"]:
-            return self._allow(request, "GET", lambda: _Answer(b"ok\n", content_type="text/plain; charset=utf-8"))
+            return self._allow(request, "GET", self._health)
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
         match path:
             case ["metrics"]:
-                content_type = "text/plain; version=0.0.4; charset=utf-8"
-                return self._allow(request, "GET", lambda: _Answer(self._metrics(), content_type=content_type))
+                return self._allow(request, "GET", lambda: _then(self._operations.metrics(), _metrics))
             case ["api", "v1", "channels"]:
                 return self._allow(request, "GET", lambda: self._list(request))
             case ["api", "v1", "channels", name]:
                 return self._allow(request, "GET", lambda: self._show(name))
             case ["api", "v1", "channels", name, "kill"]:
                 return self._allow(request, "POST", lambda: self._kill(name, request))
-        if self._relays is not None:
-            answer = self._answer_of_relays(path, request, self._relays)
-            if answer is not None:
-                return answer
+            case ["api", "v1", "nodes"]:
+                return self._allow(request, "GET", self._nodes)
+            case ["api", "v1", "relays"]:
+                return self._allow(request, "GET", lambda: self._list_relays(None, ""))
+            case ["api", "v1", "channels", name, "pull"]:
+                return self._allow(request, "GET", lambda: self._list_relays(name, "pull"))
+            case ["api", "v1", "channels", name, "push"] if request.method == b"POST":
+                return self._add_push(name, request)
+            case ["api", "v1", "channels", name, "push"]:
+                return self._allow(request, "GET", lambda: self._list_relays(name, "push"), "POST")
+            case ["api", "v1", "channels", name, "push", id]:
+                return self._allow(request, "DELETE", lambda: self._remove_push(name, id))
         return _error(http.NOT_FOUND, "there is no such page")
 
-    def _answer_of_relays(self, path: list[str], request: Request, relays: Relays) -> _Answer | None:
-        match path:
-            case ["api", "v1", "relays"]:
-                return self._allow(request, "GET", lambda: _list_relays(relays.statuses()))
-            case ["api", "v1", "channels", name, "pull"]:
-                statuses = [status for status in relays.statuses(name) if status.kind == "pull"]
-                return self._allow(request, "GET", lambda: _list_relays(statuses))
-            case ["api", "v1", "channels", name, "push"] if request.method == b"POST":
-                return _add_push(name, request, relays)
-            case ["api", "v1", "channels", name, "push"]:
-                statuses = [status for status in relays.statuses(name) if status.kind == "push"]
-                return self._allow(request, "GET", lambda: _list_relays(statuses), "POST")
-            case ["api", "v1", "channels", name, "push", id]:
-                return self._allow(request, "DELETE", lambda: _remove_push(name, id, relays))
-        return None
+    def _health(self) -> _Answer:
+        plain = "text/plain; charset=utf-8"
+        if self._operations.healthy():
+            return _Answer(b"ok\n", content_type=plain)
+        return _Answer(b"no worker is ready\n", http.SERVICE_UNAVAILABLE, plain)
 
-    def _allow(self, request: Request, method: str, answer: Callable[[], _Answer], other: str = "") -> _Answer:
+    def _allow(
+        self, request: Request, method: str, answer: Callable[[], Soon[_Answer]], other: str = ""
+    ) -> Soon[_Answer]:
         """Answers a request by ``method``. ``other`` is a method that has been answered elsewhere."""
         methods = (b"GET", b"HEAD") if method == "GET" else (method.encode(),)
         if request.method in methods:
@@ -204,22 +202,54 @@ class _OperatorResource(Resource):
             return _error(http.FORBIDDEN, "without HTTP_TOKEN, only programs on this machine are answered")
         return None
 
-    def _list(self, request: Request) -> _Answer:
+    def _list(self, request: Request) -> Soon[_Answer]:
         limit = _number(request, b"limit", DEFAULT_LIMIT, MAX_LIMIT)
         offset = _number(request, b"offset", 0, 10**9)
-        now = self._clock.seconds()
-        channels = all_channels(self._broker)
-        shown = [serialize_channel(channel, now, self._sampler) for channel in channels[offset : offset + limit]]
-        return _json({"total": len(channels), "channels": shown})
+        found = self._operations.channels(offset, limit)
+        return _then(found, lambda found: _json({"total": found[0], "channels": found[1]}))
 
-    def _show(self, name: str) -> _Answer:
-        channel = one_channel(self._broker, name)
-        if channel is None:
-            return _error(http.NOT_FOUND, "nobody publishes or plays there")
-        return _json(serialize_channel(channel, self._clock.seconds(), self._sampler))
+    def _show(self, name: str) -> Soon[_Answer]:
+        nobody = "nobody publishes or plays there"
+        found = self._operations.channel(name)
+        return _then(found, lambda found: _json(found) if found else _error(http.NOT_FOUND, nobody))
+
+    def _list_relays(self, channel: str | None, kind: str) -> Soon[_Answer]:
+        def listed(found: list[dict[str, Any]] | None) -> _Answer:
+            if found is None:
+                return _error(http.NOT_FOUND, "there is no such page")
+            shown = [one for one in found if kind in ("", one["kind"])]
+            return _json({"total": len(shown), "relays": shown})
+
+        return _then(self._operations.relays(channel), listed)
+
+    def _nodes(self) -> Soon[_Answer]:
+        found = self._operations.nodes()
+        if found is None:
+            return _error(http.NOT_FOUND, "this server is in no cluster (CLUSTER_USE)")
+        return _then(found, lambda nodes: _json({"total": len(nodes), "nodes": nodes}))
+
+    def _add_push(self, name: str, request: Request) -> Soon[_Answer]:
+        """The body is ``{"url": "rtmp://…"}``. No answer repeats the URL: it has a stream key."""
+        try:
+            asked = json.loads(request.content.read() if request.content else b"")
+        except (ValueError, RecursionError):
+            asked = None
+        url = asked.get("url") if isinstance(asked, dict) else None
+        if not isinstance(url, str):
+            raise _BadRequest('the body must be {"url": "rtmp://HOST/APP/KEY"}')
+        try:
+            return _then(self._operations.add_push(name, url), lambda made: _json(made, http.CREATED))
+        except ValueError as error:
+            raise _BadRequest(str(error)) from None
+
+    def _remove_push(self, name: str, id: str) -> Soon[_Answer]:
+        none = _error(http.NOT_FOUND, "there is no such push")
+        return _then(
+            self._operations.remove_push(name, id), lambda removed: _json({"removed": id}) if removed else none
+        )
 
     def _kill(self, name: str, request: Request) -> _Answer:
-        ended = self._broker.kill(name, None, "ended by an operator")
+        ended = self._operations.kill(name, "ended by an operator")
         if not ended:
             return _error(http.NOT_FOUND, "nobody publishes there")
         peer = getattr(request.getClientAddress(), "host", "")
@@ -227,29 +257,21 @@ class _OperatorResource(Resource):
         return _json({"killed": name})
 
 
-def _list_relays(statuses: list[RelayStatus]) -> _Answer:
-    return _json({"total": len(statuses), "relays": [serialize_relay(status) for status in statuses]})
+def _then(value: Soon[T], make: Callable[[T], _Answer]) -> Soon[_Answer]:
+    """Makes an answer of a value, when it is there."""
+    return value.addCallback(make) if isinstance(value, Deferred) else make(value)
 
 
-def _add_push(name: str, request: Request, relays: Relays) -> _Answer:
-    """The body is ``{"url": "rtmp://…"}``. No answer repeats the URL: it has a stream key."""
-    try:
-        asked = json.loads(request.content.read() if request.content else b"")
-    except (ValueError, RecursionError):
-        asked = None
-    url = asked.get("url") if isinstance(asked, dict) else None
-    if not isinstance(url, str):
-        raise _BadRequest('the body must be {"url": "rtmp://HOST/APP/KEY"}')
-    try:
-        return _json(serialize_relay(relays.add_push(name, url)), http.CREATED)
-    except ValueError as error:
-        raise _BadRequest(str(error)) from None
+def _explain(failure: Failure) -> _Answer:
+    """What a value that did not come is answered with."""
+    if failure.check(ValueError):
+        return _error(http.BAD_REQUEST, failure.getErrorMessage())
+    _log.failure("a bug in an answer", failure)
+    return _error(http.INTERNAL_SERVER_ERROR, "internal error")
 
 
-def _remove_push(name: str, id: str, relays: Relays) -> _Answer:
-    if not relays.remove_push(name, id):
-        return _error(http.NOT_FOUND, "there is no such push")
-    return _json({"removed": id})
+def _metrics(text: bytes) -> _Answer:
+    return _Answer(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _is_local(host: str) -> bool:

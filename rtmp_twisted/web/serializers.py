@@ -46,6 +46,8 @@ def serialize_channel(channel: ChannelStatus, now: float, sampler: Sampler) -> d
         "delivered": {"bytes": traffic.delivered_bytes, "messages": traffic.delivered_messages},
         "skipped": {"times": traffic.skips, "bytes": traffic.skipped_bytes},
     }
+    if channel.edge:
+        values["edge"] = True
     publisher = channel.publisher
     if publisher is not None:
         values["publisher"] = _serialize_publisher(publisher)

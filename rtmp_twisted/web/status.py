@@ -44,6 +44,11 @@ class ChannelStatus:
         return self._channel.name
 
     @property
+    def edge(self) -> bool:
+        """Whether another worker has it, from which this one pulls."""
+        return self._publication is not None and self._publication.edge
+
+    @property
     def state(self) -> str:
         """``ON_AIR``, ``ASKING`` (the publisher waits for its answer) or ``WAITING`` (players wait for a publisher)."""
         if self._publication is None:
@@ -120,7 +125,7 @@ class ServerStatus:
 
     @property
     def connections(self) -> int:
-        return len(self.factory.connections)
+        return sum(not connection.options.internal for connection in self.factory.connections)
 
     @property
     def accepted(self) -> int:

@@ -21,7 +21,7 @@ class OutOfMemoryTests(TestCase):
     timeout = 180
 
     async def test_one_connection_takes_it_all(self) -> None:
-        server = Server(self)
+        server = Server(self, workers="1")  # whose memory is limited
         await server.up()
         publisher, viewer = await self.on_air(server, "channel")
         size = address_space(server.pid)
@@ -52,7 +52,7 @@ class OutOfMemoryTests(TestCase):
 
     async def test_in_small_pieces(self) -> None:
         """What it takes leaves nothing for anybody, so others may end with it; the server lives, and serves again."""
-        server = Server(self)
+        server = Server(self, workers="1")  # whose memory is limited
         await server.up()
         size = address_space(server.pid)
         resource.prlimit(server.pid, resource.RLIMIT_AS, (size + ROOM, size + ROOM))

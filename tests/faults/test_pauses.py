@@ -43,7 +43,7 @@ class PauseTests(TestCase):
 
     async def test_of_the_server(self) -> None:
         """It stands still, and nobody is late for it: neither who makes the handshake, nor who publishes."""
-        server = Server(self)
+        server = Server(self, workers="1")
         await server.up()
         publisher, challenger, viewer = [await client(server.port) for _ in range(3)]
         for one in publisher, challenger, viewer:

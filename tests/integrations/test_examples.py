@@ -19,6 +19,7 @@ from rtmp_twisted.integrations.callback import CallbackAuthority
 from rtmp_twisted.integrations.coordinator import CoordinatorAuthority
 from rtmp_twisted.integrations.redis import RedisCommands
 from rtmp_twisted.live.authority import Refused
+from rtmp_twisted.redis_connection import RedisAddress
 from tests.support.fakes import RecordingTarget, reactor, until, within
 from tests.support.redis_server import RedisServer
 
@@ -111,9 +112,8 @@ class ExampleTests(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(server.dispose()))
         await server.start()
         target = RecordingTarget()
-        commands = RedisCommands(
-            reactor, target, Random(1), host="127.0.0.1", port=server.port, channel="rtmp_commands"
-        )
+        address = RedisAddress("127.0.0.1", server.port)
+        commands = RedisCommands(reactor, target, Random(1), address, "rtmp_commands")
         commands.startService()
         self.addCleanup(commands.stopService)
         await until(lambda: commands.connected, "the connection")

@@ -21,7 +21,8 @@ from rtmp_twisted.tap import assemble
 
 services = assemble(Settings.load(os.environ), reactor)
 imported = [name for name in {LIBRARIES} if name in sys.modules]
-ours = [name for name in sys.modules if name.startswith(("rtmp_twisted.integrations.", "rtmp_twisted.relay."))]
+rooms = "rtmp_twisted.integrations.", "rtmp_twisted.relay.", "rtmp_twisted.cluster", "rtmp_twisted.worker"
+ours = [name for name in sys.modules if name.startswith(rooms)]
 print(json.dumps([imported, ours, [type(service).__name__ for service in services]]))
 """
 COORDINATOR = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
@@ -29,8 +30,8 @@ COORDINATOR = {"CONTROL_USE": "YES", "CONTROL_BASE_URL": "ws://127.0.0.1/"}
 
 class ImportTests(SynchronousTestCase):
     def assemble(self, **settings: str) -> tuple[list[str], list[str], list[str]]:
-        """Returns which libraries and modules of integrations/ and relay/ are imported with these settings, and the
-        services."""
+        """Returns which libraries and modules of integrations/, relay/ and cluster/ are imported with these settings,
+        and the services."""
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
         done = subprocess.run(
             [sys.executable, "-c", ASSEMBLE], env=environment, capture_output=True, text=True, timeout=60
@@ -48,11 +49,23 @@ class ImportTests(SynchronousTestCase):
         imported, ours, services = self.assemble()
         self.assertEqual((imported, ours, sorted(services)), ([], [], ["Broker", "RTMPService"]))
 
+    def test_workers(self) -> None:
+        """The supervisor has neither broker nor relays."""
+        imported, ours, services = self.assemble(WORKERS="2", PUSH="*=rtmp://127.0.0.1/app/key")
+        self.assertEqual((imported, sorted(services)), ([], ["PortsService", "Supervisor"]))
+        self.assertEqual([name for name in ours if not name.startswith("rtmp_twisted.cluster")], [])
+
     def test_callback(self) -> None:
         self.check({"treq", "jwt"}, {"CallbackAuthority"}, CALLBACK_URL="http://127.0.0.1/")
 
     def test_redis(self) -> None:
         self.check({"txredisapi"}, {"RedisCommands"}, REDIS_USE="YES")
+
+    def test_cluster(self) -> None:
+        node = {"CLUSTER_USE": "YES", "CLUSTER_ADDRESS": "rtmp://127.0.0.1", "CLUSTER_SECRET": "s" * 32}
+        self.check({"txredisapi", "jwt"}, {"RedisDirectory", "EdgeService"}, **node)
+        called = {"RedisDirectory", "RecordedAuthority", "EdgeService", "CallbackAuthority"}
+        self.check({"txredisapi", "jwt", "treq"}, called, **node, CALLBACK_URL="http://127.0.0.1/")
 
     def test_coordinator(self) -> None:
         self.check({"autobahn", "jwt"}, {"CoordinatorAuthority"}, **COORDINATOR)
@@ -100,13 +113,13 @@ class RoomTests(SynchronousTestCase):
                 del graph[module]
 
     def test_integrations(self) -> None:
-        self.check("integrations", "live", "peer_errors", "reconnecting")
+        self.check("integrations", "live", "peer_errors", "reconnecting", "redis_connection")
 
     def test_web(self) -> None:
         self.check("web", "wire", "media", "live", "rtmp", "_version", "settings_types", "ports", "logs")
 
     def test_reactor(self) -> None:
         """None of these rooms imports the reactor: it is passed in."""
-        for room in "integrations", "relay", "web":
+        for room in "integrations", "relay", "web", "cluster":
             for path in (ROOT / "rtmp_twisted" / room).glob("*.py"):
                 self.assertNotIn("import reactor", path.read_text(), path.name)

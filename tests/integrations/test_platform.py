@@ -18,6 +18,12 @@ class PlatformTests(TestCase):
             for what in "on air", "accepted", "denied", "ends":
                 self.assertGreater(outcome.record.counts[what], 0, str(outcome))
 
+    async def test_workers(self) -> None:
+        """The same with two workers, which are killed as well."""
+        for outcome in await run(self, 16, 2, publishers=12, ffmpegs=0, say=lambda line: None, workers=2):
+            self.assertEqual(outcome.problems, [], str(outcome))
+            self.assertGreater(outcome.acts["SIGKILL of a worker"], 0)
+
 
 class RecordTests(SynchronousTestCase):
     def setUp(self) -> None:

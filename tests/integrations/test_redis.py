@@ -16,7 +16,8 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rtmp_twisted import reconnecting
-from rtmp_twisted.integrations.redis import Kill, RedisCommands, apply_message, parse_command, read_trust_root
+from rtmp_twisted.integrations.redis import Kill, RedisCommands, apply_message, parse_command
+from rtmp_twisted.redis_connection import RedisAddress, read_trust_root
 from tests.support.certificates import Authority
 from tests.support.fakes import Log, RecordingTarget, reactor, until
 from tests.support.redis_server import RedisServer, free_port
@@ -100,13 +101,11 @@ class RedisCase(TestCase):
         await server.start()
         return server
 
-    def commands(self, port: int, **options: Any) -> RedisCommands:
-        commands = RedisCommands(
-            reactor,
-            self.target,
-            Random(1),
-            **{"host": "127.0.0.1", "port": port, "channel": "rtmp_commands", **options},
-        )
+    def commands(
+        self, port: int, channel: str = "rtmp_commands", clock: Clock | None = None, **options: Any
+    ) -> RedisCommands:
+        address = RedisAddress("127.0.0.1", port, **options)
+        commands = RedisCommands(reactor, self.target, Random(1), address, channel, clock)
         commands.startService()
         self.addCleanup(commands.stopService)
         return commands
@@ -187,12 +186,13 @@ class ServerTests(RedisCase):
         server = await self.server(
             options={"requirepass": PASSWORD, "user": f"other on >{PASSWORD} resetchannels -@all +subscribe"}
         )
-        for options, expected in [
+        cases: list[tuple[dict[str, Any], str]] = [
             ({"password": PASSWORD + "x"}, "AUTH was refused (WRONGPASS)"),
             ({"username": "nobody", "password": PASSWORD}, "AUTH was refused (WRONGPASS)"),
             ({}, "SUBSCRIBE was refused (NOAUTH)"),
             ({"username": "other", "password": PASSWORD}, "SUBSCRIBE was refused (NOPERM)"),
-        ]:
+        ]
+        for options, expected in cases:
             commands = self.commands(server.port, **options)
             await until(partial(self._retried, expected, 3), "three attempts")
             self.assertFalse(commands.connected)

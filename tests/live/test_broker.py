@@ -34,6 +34,8 @@ class Publisher:
     agent: str = "test"
     connection_number: int = 1
 
+    def publish_goes_on(self, publication: Publication) -> None: ...
+
     def publish_started(self, publication: Publication) -> None:
         self.told.append("started")
 
@@ -81,6 +83,62 @@ class BrokerCase(SynchronousTestCase):
 
 def names(viewer: Viewer) -> list[str]:
     return [code.rpartition(".")[2] for code in codes(viewer.messages())]
+
+
+class JudgeTests(BrokerCase):
+    def test_strangers_of_a_channel_elsewhere(self) -> None:
+        right, wrong = self.play(), self.play("another")
+        self.broker.judge("channel", "key")
+        self.clock.advance(0)
+        self.assertEqual((right.refusals, wrong.refusals), ([], ["the key is not the publisher's"]))
+        self.broker.judge("channel", "another")
+        self.clock.advance(0)
+        self.assertEqual(right.refusals, ["the key is not the publisher's"])
+        self.assert_nothing_kept()
+
+    def test_what_is_on_air_here_has_its_own_key(self) -> None:
+        self.publish()
+        viewer = self.play()
+        self.broker.judge("channel", "another")
+        self.clock.advance(0)
+        self.assertEqual(viewer.refusals, [])
+
+
+class WithheldTests(BrokerCase):
+    """What is published waits until it is known whether it is still this server's to publish."""
+
+    def test_goes_on(self) -> None:
+        publisher, publication = self.publish()
+        viewer = self.play()
+        publication.write(AAC_HEADER)
+        publication.write(aac(0))
+        self.flush()
+        self.broker.withhold(publication)
+        publication.write(aac(23))
+        joiner = self.play()
+        self.flush()
+        self.assertEqual(len(viewer.media()), 2)
+        self.assertEqual([message for message in joiner.media() if message.timestamp], [])
+        self.broker.go_on(publication)
+        self.assertEqual([message.timestamp for message in viewer.media()], [0, 0, 23])
+        self.assertEqual(publisher.told, ["started"])
+        self.broker.go_on(publication)
+        publication.write(aac(46))
+        self.flush()
+        self.assertEqual(len(viewer.media()), 4)
+
+    def test_is_lost(self) -> None:
+        """It goes to nobody, and the viewers wait for another one."""
+        publisher, publication = self.publish()
+        viewer = self.play()
+        self.broker.withhold(publication)
+        publication.write(aac(23))
+        self.broker.lose(publication, "it is published elsewhere")
+        self.broker.go_on(publication)
+        self.flush()
+        self.assertEqual(viewer.media(), [])
+        self.assertEqual(publisher.told, ["started", "ended: it is published elsewhere"])
+        self.assertEqual(names(viewer), [])
 
 
 class LostTests(BrokerCase):

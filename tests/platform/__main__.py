@@ -7,36 +7,13 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from tests.platform.cleanups import Cleanups
 from tests.platform.run import run
 from tests.support.fakes import reactor
-
-
-class Cleanups:
-    """The part of a test case that programs need."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = Path(directory)
-        self._cleanups: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._made = 0
-
-    def addCleanup(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._cleanups.append((function, arguments))
-
-    def mktemp(self) -> str:
-        self._made += 1
-        return str(self._directory / str(self._made))
-
-    async def run(self) -> None:
-        while self._cleanups:
-            function, arguments = self._cleanups.pop()
-            await maybeDeferred(function, *arguments)
 
 
 async def watched(options: argparse.Namespace, cleanups: Cleanups, verdict: list[int]) -> None:
@@ -48,7 +25,9 @@ async def watched(options: argparse.Namespace, cleanups: Cleanups, verdict: list
 
     # If a signal ends this, nothing that was started stays behind either.
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(cleanups.run()))
-    outcomes = await run(cleanups, options.seconds, options.seed, options.publishers, options.ffmpegs, say)
+    outcomes = await run(
+        cleanups, options.seconds, options.seed, options.publishers, options.ffmpegs, say, options.workers
+    )
     print(*outcomes, sep="\n")
     wrong = sum(len(outcome.problems) for outcome in outcomes)
     print(f"WRONG: {wrong} problems" if wrong else "right: no end is missing, none came twice, every id is right")
@@ -65,6 +44,7 @@ def main() -> None:
     add("--seconds", type=float, default=180, help="total duration (default: %(default)s)")
     add("--publishers", type=int, default=24, help="simple publishers at a time (default: %(default)s)")
     add("--ffmpegs", type=int, default=2, help="ffmpeg publishers at a time (default: %(default)s)")
+    add("--workers", type=int, default=1, help="workers of the server; some of them are killed (default: %(default)s)")
     add("--seed", type=int, default=int(time.time()), help="seed of the random choices (default: the time)")
     options = parser.parse_args()
     if options.publishers < 4 or options.ffmpegs < 0:

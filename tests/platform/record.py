@@ -12,6 +12,7 @@ What must hold:
 
 What is excused, and nothing else:
 
+- a worker is killed with a question: what is accepted then goes not on air, and has its end at once;
 - a server is killed (SIGKILL), or its connection to the coordinator is cut: the streams of that sender that have no end
   yet may go without one;
 - the application goes down with an unanswered question: it counts as denied, and must get no end;
@@ -201,6 +202,11 @@ class Record:
         sender.cut = True
         for stream in [stream for stream in self.open if stream.sender is sender]:
             self._excuse(stream)
+
+    def interrupt(self) -> None:
+        """Publishers may be disconnected before they have their answers: a worker is killed. That excuses no end."""
+        for stream in self.open:
+            stream.interrupted = True
 
     def down(self) -> None:
         """The application receives nothing for a while."""

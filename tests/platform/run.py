@@ -7,6 +7,7 @@ server. `run` returns what was seen and what was wrong (record.py says what must
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections import Counter
@@ -75,6 +76,7 @@ class Surroundings:
     case: Case
     random: Random
     redis: RedisServer
+    workers: int
     say: Callable[[str], None]
 
 
@@ -89,6 +91,7 @@ class Stage:
         self._case = surroundings.case
         self._redis = surroundings.redis
         self._say = surroundings.say
+        self._workers = surroundings.workers
         self._settings = settings
         self._port, self._http_port = free_port(), free_port()
         self._servers = 0
@@ -105,6 +108,7 @@ class Stage:
             "restart of Redis": self._restart_redis,
             "SIGTERM": self._terminate,
             "SIGKILL": self._kill_server,
+            **({"SIGKILL of a worker": self._kill_worker} if self._workers > 1 else {}),
         }
 
     async def run(self, seconds: float, publishers: int, ffmpegs: int) -> Outcome:
@@ -158,9 +162,12 @@ class Stage:
             redis_port=str(self._redis.port),
             publish_takeover_seconds="1",
             shutdown_grace_seconds="30",
+            workers=str(self._workers),
             **self._settings,
         )
         await self._server.up()
+        if self._workers > 1:
+            await self._all_ready()
         await self._server.until("connected to Redis")
 
     async def _stop_server(self) -> None:
@@ -180,7 +187,7 @@ class Stage:
 
     def _look_at_log(self) -> None:
         for line in self._server.lines:
-            if re.match(r"\S+ (error|critical) ", line) or any(
+            if re.match(r"\S+ (error|critical) (?!worker \d+ )", line) or any(
                 word in line for word in ("Traceback", SECRET, TOKEN, KEY)
             ):
                 self.outcome.problems.append(f"{self._party.sender.name} logged: {line}")
@@ -199,6 +206,24 @@ class Stage:
         await within(self._server.ended)
         self._look_at_log()
         await self._start_server()
+
+    async def _kill_worker(self) -> None:
+        """Kills one of them, whatever it does: the supervisor tells each end."""
+        self.record.interrupt()
+        number = self._random.randint(1, self._workers)
+        before = len(self._ready(number))
+        os.kill(int(self._ready(number)[-1]), signal.SIGKILL)
+        await until(lambda: len(self._ready(number)) > before, f"worker {number}, once more")
+        await self._settle()
+
+    def _ready(self, number: int) -> list[str]:
+        """The processes that this worker has been."""
+        pattern = re.compile(rf" worker {number} is ready \(process (\d+)\)")
+        return [found[1] for line in self._server.lines if (found := pattern.search(line))]
+
+    async def _all_ready(self) -> None:
+        for number in range(1, self._workers + 1):
+            await self._server.until(rf" worker {number} is ready")
 
     async def _settle(self) -> None:
         await until(lambda: not self.record.owed(), "the end of each publish whose publisher has gone")
@@ -329,14 +354,20 @@ class CoordinatorStage(Stage):
 
 
 async def run(
-    case: Case, seconds: float, seed: int, publishers: int, ffmpegs: int, say: Callable[[str], None]
+    case: Case,
+    seconds: float,
+    seed: int,
+    publishers: int,
+    ffmpegs: int,
+    say: Callable[[str], None],
+    workers: int = 1,
 ) -> list[Outcome]:
     """Runs both stages, each for half of ``seconds``, or longer if that is too short for each act to happen once."""
     random = Random(seed)
     redis = RedisServer()
     case.addCleanup(lambda: Deferred.fromCoroutine(redis.dispose()))
     await redis.start()
-    surroundings = Surroundings(case, random, redis, say)
+    surroundings = Surroundings(case, random, redis, workers, say)
     application = Application(Record(), random, SECRET)
     callback = await CallbackStage(application, surroundings).run(seconds / 2, publishers, ffmpegs)
     coordination = Coordination(Record(), random, SECRET)

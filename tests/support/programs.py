@@ -17,10 +17,11 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 import rtmp_twisted
-from tests.support.fakes import reactor, within
+from tests.support.fakes import reactor, until, within
 
 ROOT = Path(__file__).parents[2]
 """The checkout."""
@@ -134,11 +135,13 @@ class Program(ProcessProtocol):
 
 class Server(Program):
     """The server as a person starts it, on a free port unless ``rtmp_port`` is given. Keyword arguments are settings,
-    for example ``rtmp_chunk_size="128"``. ``wrapper`` is a command that runs the server, such as env with variables."""
+    for example ``rtmp_chunk_size="128"``. TEST_WORKERS in the environment is how many workers it has by default.
+    ``wrapper`` is a command that runs the server, such as env with variables."""
 
     def __init__(self, case: Case, *wrapper: str, **settings: str) -> None:
         self.port = int(settings.get("rtmp_port") or free_port())
-        values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", **settings}
+        workers = os.environ.get("TEST_WORKERS", "1")
+        values = {"rtmp_port": str(self.port), "concurrent_limit_whitelist": "*", "workers": workers, **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
         command = "from twisted.scripts.twistd import run; run()"
         directory = case.mktemp()
@@ -148,6 +151,17 @@ class Server(Program):
             *wrapper,
             *(sys.executable, "-c", command, "--nodaemon", "--pidfile=", f"--rundir={directory}", "rtmp", *options),
         )
+
+    def kill(self) -> Deferred[None]:
+        """Ends it at once; fires when it has ended, and its workers too."""
+        return super().kill().addCallback(lambda _: Deferred.fromCoroutine(self._workers_end()))
+
+    async def _workers_end(self) -> None:
+        found = [re.search(r" worker \d+ is ready \(process (\d+)\)", line) for line in self.lines]
+        workers = [Path(f"/proc/{match[1]}") for match in found if match]
+        await until(lambda: not any(map(Path.exists, workers)), "the workers' end")
+        if workers:
+            await deferLater(reactor, 0)  # in which their clients hear of it
 
     def up(self) -> Deferred[re.Match[str]]:
         """Fires when it listens."""

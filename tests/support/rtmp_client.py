@@ -60,6 +60,8 @@ class RTMPClient(RTMPProtocol):
 
     def connection_lost(self, connection: Connection) -> None: ...
 
+    def exempt(self, connection: Connection) -> None: ...
+
     def handshaken(self) -> None:
         self.ready.callback(None)
 

@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 
 from rtmp_twisted.rtmp.names import NameRules
 from rtmp_twisted.web.metrics import Metrics, TimedAuthority
+from rtmp_twisted.web.operations import LocalOperations
 from rtmp_twisted.web.operators import OperatorHTTP
 from rtmp_twisted.wire import messages
 from rtmp_twisted.wire.messages import VIDEO, Message
@@ -142,17 +143,11 @@ class HTTPCase(SiteCase):
         self.metrics = Metrics(clock, self.world.broker, self.world.factory, self.timed, peers, relays=self.relays)
         self.port = free_port()
         endpoint = TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1")
-        sampler = self.metrics.sampler
-        service = OperatorHTTP(
-            clock,
-            endpoint,
-            self.world.broker,
-            sampler,
-            lambda: self.big or self.metrics.text(),
-            token,
-            self.fail,
-            self.relays,
+        broker = self.world.broker
+        operations = LocalOperations(
+            clock, broker, self.metrics.sampler, lambda: self.big or self.metrics.text(), self.relays
         )
+        service = OperatorHTTP(clock, endpoint, operations, token, self.fail, broker.scheduler.turns)
         self.listen(service)
 
     def fall_behind(self, publisher: Any, player: Any, times: int) -> None:

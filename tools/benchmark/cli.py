@@ -14,7 +14,7 @@ from .http import FORMATS
 from .peers import Peer
 from .process import BenchError, raise_file_limit
 from .runner import Cores, Result, measure
-from .scenarios import QUICK, SCENARIOS, Scenario, audience
+from .scenarios import FOR_WORKERS, QUICK, SCENARIOS, Scenario, audience
 
 SPARE_FILES = 200
 
@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         help="measure this checkout and another one of the same project (before a change, say), and nothing else; "
         "prints the figures of both and their ratios (default of --repeat: 5)",
     )
+    add(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="measure this server with one process and with N workers, both on all cores, and nothing else; prints the "
+        "figures of both and their ratios (default of --scenario: those for several workers)",
+    )
     add("--install-peers", action="store_true", help="put node-media-server into the cache directory first, with npm")
     add("--output", type=Path, default=Path("bench-results"), metavar="DIR", help="default: bench-results")
     return parser
@@ -101,10 +108,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: int, seconds: float, copies: Path) -> int:
-    servers, missing = _checkouts(options.against, copies) if options.against else _servers(options)
+    servers, missing = _chosen(options, copies)
     for reason in missing:
         print(f"not measured: {reason}", file=sys.stderr)
-    cores = Cores.of_this_machine()
+    cores = Cores.all_of_this_machine() if options.workers else Cores.of_this_machine()
     os.sched_setaffinity(0, cores.load)
     print(cores, flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -123,7 +130,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: in
                     failures.append(f"{scenario.name}, {peer.name}, run {run}: {error}")
                     print(f"failed: {failures[-1]}", file=sys.stderr)
         _write(options.output, results, failures, missing, cores)
-    if options.against:
+    if options.against or options.workers:
         print(*report.comparison(results, *(peer.name for peer in servers)), sep="\n")
     if results:
         print(f"written: {options.output}/results.csv, results.md, results.svg")
@@ -132,12 +139,21 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: in
 
 def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     known = {scenario.name: scenario for scenario in SCENARIOS}
-    names = options.scenario or ([] if options.players else QUICK if options.quick else list(known))
+    default = QUICK if options.quick else FOR_WORKERS if options.workers else list(known)
+    names = options.scenario or ([] if options.players else default)
     if unknown := [name for name in names if name not in known]:
         raise BenchError(f"there is no scenario {unknown[0]}; there are {', '.join(known)}")
     return [known[name] for name in names] + [
         audience(players, options.format or "", options.secure) for players in options.players or []
     ]
+
+
+def _chosen(options: argparse.Namespace, copies: Path) -> tuple[list[Peer], list[str]]:
+    if options.against:
+        return _checkouts(options.against, copies)
+    if options.workers:
+        return [peers.with_workers(1), peers.with_workers(options.workers)], []
+    return _servers(options)
 
 
 def _servers(options: argparse.Namespace) -> tuple[list[Peer], list[str]]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import scenarios
@@ -158,6 +158,15 @@ def checkout(name: str, path: Path, directory: Path) -> Peer:
 
 def _ours() -> Peer:
     return _server(OURS, PROJECT, *filter(None, [os.environ.get("PYTHONPATH")]))
+
+
+def with_workers(count: int) -> Peer:
+    """This server with so many workers."""
+    one = _ours()
+    name = f"{count} worker" if count == 1 else f"{count} workers"
+    return replace(
+        one, name=name, command=lambda directory, port: [*one.command(directory, port), f"--workers={count}"]
+    )
 
 
 def _server(name: str, package: Path, *search_path: str) -> Peer:

@@ -43,6 +43,12 @@ class Cores:
         allowed = sorted(os.sched_getaffinity(0))
         return cls({allowed[0]}, allowed[1:] or allowed)
 
+    @classmethod
+    def all_of_this_machine(cls) -> Cores:
+        """All of them for both: what counts is how much CPU time the server takes in all."""
+        allowed = sorted(os.sched_getaffinity(0))
+        return cls(set(allowed), allowed)
+
     def __str__(self) -> str:
         note = ", the same one: figures are of little use" if self.server & set(self.load) else ""
         return f"server on core {_list(self.server)}, load on core {_list(self.load)}{note}"

@@ -60,6 +60,7 @@ SCENARIOS = [
     *(audience(1000, format, secure) for secure in (False, True) for format in FORMATS),
 ]
 
+FOR_WORKERS = ["1000-players", "2000-players-20-channels", "100-channels"]
 QUICK = ["10-players", "100-players"]
 MOST_CHANNELS = max(scenario.channels for scenario in SCENARIOS)
 MOST_CONNECTIONS = max(scenario.players + scenario.channels for scenario in SCENARIOS)
