@@ -26,7 +26,7 @@ from rtmp_twisted.media.flv import FLVFormat, append_tag
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from benchmark import cli, client, frames, http, peers, plot, process, report, rtmp, runner, scenarios, walker  # noqa: E402
+from benchmark import cli, client, frames, hls, http, peers, plot, process, report, rtmp, runner, scenarios, walker  # noqa: E402
 
 TIMEOUT_S = 300
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -308,7 +308,7 @@ class ViewerTests(SynchronousTestCase):
     def viewer(self, format: str, is_sampled: bool, stream: bytes, piece: int, head: bytes = HEAD) -> http.Viewer:
         """One that gets ``stream`` in pieces of so many bytes."""
         source = frames.Stream(2500, start=1, end=100)
-        viewer = http.Viewer(self.address, "app", "key", format, source, is_sampled, self.latencies.append)
+        viewer = http.Viewer(self.address, "app", "key", format, False, source, is_sampled, self.latencies.append)
         self.addCleanup(viewer.socket.close)
         data = head + stream
         for start in range(0, len(data), piece):
@@ -371,6 +371,72 @@ class ViewerTests(SynchronousTestCase):
         self.assertIn("403", str(caught.exception))
         with self.assertRaises(walker.WalkError):
             self.viewer("flv", True, self.chunked([b"<!doctype html> and more"]), 100)
+
+
+PLAYLIST = """\
+#EXTM3U
+#EXT-X-MEDIA-SEQUENCE:7
+#EXT-X-MAP:URI="init.mp4"
+#EXT-X-PART:DURATION=1,URI="p1"
+#EXTINF:1,
+s7
+#EXT-X-PART:DURATION=1,URI="p2",INDEPENDENT=YES
+#EXT-X-PART:DURATION=1,URI="p3"
+#EXT-X-PRELOAD-HINT:TYPE=PART,URI="p4"
+"""
+
+
+class HLSViewerTests(SynchronousTestCase):
+    """A viewer by HLS, whose server is the test."""
+
+    def setUp(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.listener.close)
+
+    def fragment(self, number: int) -> bytes:
+        body = STREAM.body(0, number, 7)[5:]
+        return struct.pack(">I4s96xI4s", 104, b"moof", 8 + len(body), b"mdat") + body
+
+    def watch(self, piece: int, *answers: tuple[str, bytes]) -> hls.HLSViewer:
+        """One that asks for each path, and gets the answer in pieces of so many bytes."""
+        source = frames.Stream(2500)
+        viewer = hls.HLSViewer(self.listener.getsockname(), "app", "key", False, source, False, lambda _: None, {})
+        self.addCleanup(viewer.socket.close)
+        server, _ = self.listener.accept()
+        self.addCleanup(server.close)
+        for path, body in answers:
+            request = server.recv(1000).split()
+            self.assertEqual((request[0], request[1].decode()), (b"GET", f"/app/key/{path}"))
+            data = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            for start in range(0, len(data), piece):
+                viewer.feed(bytearray(data), start, min(start + piece, len(data)), 50)
+        return viewer
+
+    def test_what_it_asks_for(self) -> None:
+        """The newest segment's parts, and then each next one as soon as it is there."""
+        init = struct.pack(">I4s16xI4s", 24, b"ftyp", 8, b"moov")
+        more = PLAYLIST.replace("#EXT-X-PRELOAD", '#EXT-X-PART:DURATION=1,URI="p4"\n#EXTINF:3,\ns8\n#EXT-X-PRELOAD')
+        for piece in 1, 1_000_000:
+            viewer = self.watch(
+                piece,
+                ("index.m3u8", b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nv0.m3u8\n"),
+                ("v0.m3u8", PLAYLIST.encode()),
+                ("init.mp4", init),
+                ("p2", self.fragment(0)),
+                ("p3", self.fragment(1)),
+                ("v0.m3u8?_HLS_msn=8&_HLS_part=2", more.encode()),
+                ("p4", self.fragment(3)),
+                ("v0.m3u8?_HLS_msn=9&_HLS_part=0", b""),
+            )
+            self.assertEqual((viewer.is_ready, viewer.lost, viewer.dup, viewer.bad), (True, 1, 0, 0))
+
+    def test_refusals(self) -> None:
+        for answer in b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n":
+            viewer = self.watch(1)
+            with self.assertRaises(rtmp.Refused):
+                viewer.feed(bytearray(answer), 0, len(answer), 50)
+        with self.assertRaises(walker.WalkError):
+            self.watch(100, ("index.m3u8", b"v0.m3u8\n"), ("v0.m3u8", b"#EXTM3U\n"))
 
 
 class UsageTests(SynchronousTestCase):
@@ -483,15 +549,16 @@ class CommandLineTests(SynchronousTestCase):
 
     def test_measures_viewers_over_http(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
-            for format in "flv", "mp4":
+            for format, *secure in ("flv",), ("mp4",), ("hls",), ("flv", "--secure"), ("hls", "--secure"):
                 done = self.bench(
-                    "--only", peers.OURS, "--players", "3", "--format", format, "--seconds", "2", "--settle", "1",
-                    "--repeat", "1", "--output", directory,
+                    "--only", peers.OURS, "--players", "3", "--format", format, *secure, "--seconds", "1",
+                    "--settle", "1", "--repeat", "1", "--output", directory,
                 )  # fmt: skip
                 self.assertEqual(0, done.returncode, done.stdout + done.stderr)
                 with open(Path(directory, "results.csv"), newline="") as file:
                     (row,) = csv.DictReader(file)
-                self.assertEqual((f"3-{format}-viewers", "1.0"), (row["scenario"], row["delivered"]))
+                name = f"3-{format}-viewers{'-https' if secure else ''}"
+                self.assertEqual((name, "1.0"), (row["scenario"], row["delivered"]))
 
     def test_compares_two_checkouts(self) -> None:
         """Nothing is written into the other one, which may have no environment of its own."""

@@ -7,8 +7,10 @@ The `FlushScheduler` is one for the process: it decides when audiences are flush
 server's time goes to, one for each reader and write. The fewer writes, the less it costs and the later a frame arrives.
 While a round over all readers of the process is cheap, each frame is written at once. When it is not, the interval
 between two rounds is chosen so that their calls take a fixed share of the core. The calls count and not the bytes,
-which have to be sent anyway. Pushes to other servers are handed what is new behind each round, and cost viewers no
-delay.
+which have to be sent anyway.
+
+Pushes to other servers have rounds of their own, in other turns of the reactor, so that viewers never wait for them. A
+push gets some frames at a time, in one write.
 """
 
 from __future__ import annotations
@@ -53,6 +55,9 @@ SMOOTHING: Final = 0.25
 
 KEYFRAME_SECONDS: Final = 10.0
 """A reader that waits for a keyframe gets everything after so long: some sources mark none."""
+
+PUSH_SECONDS: Final = 0.05
+"""How long media is held back for pushes, so that writes are merged: the other server does not notice it."""
 
 READERS_PER_TURN: Final = 64
 """Readers that are behind and go on in one turn of the reactor when new media comes; the others follow in the next."""
@@ -159,7 +164,8 @@ class Audience:
         self._behind: dict[Cursor, None] = {}
         self._unfinished: set[Cursor] = set()  # of those behind: they go on in the next turn
         self._waiting: dict[Cursor, float] = {}  # of those behind: for a keyframe, since when
-        self._pushes: set[Cursor] = set()  # of all: other servers, which have no part in how often is written
+        self._pushes: set[Cursor] = set()  # of all: other servers; always behind
+        self._push_timer: IDelayedCall | None = None  # for what they have not been handed
         self._held: dict[Cursor, None] | None = None  # who came while the publisher was lost; None: it is not
 
     def __len__(self) -> int:
@@ -179,7 +185,7 @@ class Audience:
             self._scheduler.add(self)
 
     def flush(self) -> None:
-        """Hands all that is new to the readers."""
+        """Hands all that is new to the viewers, and soon to the pushes."""
         scheduler = self._scheduler
         scheduler.remove(self)
         if len(self) <= FEW_READERS:
@@ -194,10 +200,15 @@ class Audience:
             interval = scheduler.interval
             if interval:
                 self.due = scheduler.clock.seconds() + interval
-        if self._pushes:
-            self._advance_all(list(self._pushes))
+        if self._pushes and self._push_timer is None:
+            self._push_timer = scheduler.clock.callLater(PUSH_SECONDS, self._push_round)
         for follow in self.followers:
             follow()
+
+    def flush_pushes(self) -> None:
+        """Hands the pushes, now, what they can take of what the viewers have been handed."""
+        for cursor in list(self._pushes):
+            self._advance_push(cursor)
 
     def hold(self) -> None:
         """The publisher was lost, and may come back: readers that join now wait for it."""
@@ -225,6 +236,7 @@ class Audience:
 
     def shrink(self) -> None:
         """Keeps nothing for joiners, and has all readers that are behind skip to what comes next."""
+        self.flush_pushes()
         self.log.seal()
         self.log.forget()
         late = [cursor for cursor in self._behind if cursor.position() < self.log.head.position]
@@ -262,6 +274,9 @@ class Audience:
             self._remove(cursor)
             self._cursors.discard(cursor)
             self._pushes.discard(cursor)
+            if not self._pushes and self._push_timer is not None:
+                self._push_timer.cancel()
+                self._push_timer = None
             self.skips += cursor.skips
             self.skipped_bytes += cursor.skipped_bytes
             cursor.leave()
@@ -395,6 +410,14 @@ class Audience:
             self.start(cursor, groups[-1] if groups else None, sound=False)
         elif result == UNFINISHED:
             self._postpone(cursor)
+
+    def _push_round(self) -> None:
+        self._push_timer = None
+        self._scheduler.turns.for_each(list(self._pushes), self._advance_push)
+
+    def _advance_push(self, cursor: Cursor) -> None:
+        if cursor in self._behind and cursor not in self._unfinished:
+            self._advance(cursor)
 
     def _postpone(self, cursor: Cursor) -> None:
         self._unfinished.add(cursor)

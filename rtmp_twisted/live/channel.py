@@ -150,6 +150,7 @@ class Channel:
     def dismiss(self) -> list[Player]:
         """Hands over all that is new, and returns the players; they are not in the channel any more."""
         self.audience.flush()
+        self.audience.flush_pushes()
         players = [*self.players, *self.pushes]
         for player in players:
             self.leave(player)

@@ -353,29 +353,40 @@ class Cursor:
         return following.number - block.number
 
     def _advance_changed(self, block: Block) -> int:
-        """Hands over messages of one block, some left out; returns how many it has looked at."""
+        """Hands over messages, some changed or left out; returns how many it has looked at. Ends before the next group
+        of pictures: what lies before it must have left when it is looked at."""
         if block.headers is not None and not self._offset:
             self._video_held = self._audio_held = False
+        head = self._log.head
         start = self._offset
-        first = place = bisect_left(block.ends, start + 1)
+        looked = 0
         buffers: list[bytes | memoryview] = []
-        wanted: list[tuple[int, int, int, list[bytes | memoryview]]] = []
-        while place < len(block.ends) and len(buffers) < MAX_GATHER:
-            end = block.ends[place]
-            if self._wants(block, place):
-                parts: list[bytes | memoryview] = [memoryview(block.data)[start:end]]
-                size = end - start
-                if self._change is not None:
-                    parts = self._change(block.data, start, end)
-                    size = sum(map(len, parts))
-                buffers += parts
-                wanted.append((start, end, size, parts))
-            start = end
-            place += 1
+        wanted: list[tuple[Block, int, int, int, list[bytes | memoryview]]] = []
+        while True:
+            place = bisect_left(block.ends, start + 1)
+            while place < len(block.ends) and len(buffers) < MAX_GATHER:
+                end = block.ends[place]
+                looked += 1
+                if self._wants(block, place):
+                    parts: list[bytes | memoryview] = [memoryview(block.data)[start:end]]
+                    size = end - start
+                    if self._change is not None:
+                        parts = self._change(block.data, start, end)
+                        size = sum(map(len, parts))
+                    buffers += parts
+                    wanted.append((block, start, end, size, parts))
+                start = end
+                place += 1
+            following = block.following
+            if place < len(block.ends) or following is None or following is head or following.headers is not None:
+                break
+            if len(buffers) >= MAX_GATHER or looked >= TURN_MESSAGES:
+                break
+            block, start = following, 0
         taken = self.writer.try_writev(buffers) if buffers else 0
-        for begin, end, size, parts in wanted:
+        for written, begin, end, size, parts in wanted:
             if taken < size:
-                start = begin
+                block, start = written, begin
                 if taken:
                     start = end
                     self._rest = _cut(parts, taken)
@@ -383,7 +394,7 @@ class Cursor:
                 break
             taken -= size
         self.fall_behind(block, start)
-        return place - first
+        return looked
 
     def _wants(self, block: Block, place: int) -> bool:
         """Whether this reader gets the message at a place in a block."""

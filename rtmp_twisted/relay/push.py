@@ -1,4 +1,4 @@
-"""A push: a channel that is published to another server, while it is on air. Made by relays.
+"""A push: a channel that is published to another server, while it is on air. Made by pushes.
 
 To the channel it is a reader like a player: slow, it loses groups of pictures, and nobody else notices. What it reads
 is the log's own bytes, but for each message's header: the message stream is the other server's, and time begins at 0.
@@ -98,13 +98,13 @@ class Push(Link):
 
     def finish(self) -> None:
         """The channel is off air: ends when all of it has been handed over."""
-        session = self.connection
-        if session is None or _has_all(session):
+        if self._hand_over():
             self.stop()
         elif self._draining_since is None:
             self._draining_since = self.clock.seconds()
 
     def stop(self) -> Deferred[None]:
+        self._hand_over()
         self._draining_since = None
         return super().stop()
 
@@ -145,7 +145,7 @@ class Push(Link):
                 amount=amount(player.skipped_bytes),
             )
         since = self._draining_since
-        if since is not None and (_has_all(session) or self.clock.seconds() - since >= DRAIN_SECONDS):
+        if since is not None and (self._hand_over() or self.clock.seconds() - since >= DRAIN_SECONDS):
             self.stop()
 
     def ended(self, session: ClientSession) -> None:
@@ -161,6 +161,11 @@ class Push(Link):
         if self.connection is not None and self.connection.player is player:
             self.stop()
 
+    # Inside
 
-def _has_all(session: ClientSession) -> bool:
-    return session.player is None or not session.player.waiting()
+    def _hand_over(self) -> bool:
+        """Hands over, without waiting for the next round, what the other server takes; returns whether that is all."""
+        player = None if self.connection is None else self.connection.player
+        if player is not None:
+            player.resume()
+        return player is None or not player.waiting()

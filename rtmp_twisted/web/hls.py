@@ -1,6 +1,6 @@
 """HLS with low-latency parts: a channel's segments, made while somebody asks for them. Used by watch.py.
 
-    request -> HLS.answer -> _Stream (of a channel, while there are requests) -> _Variant (of a video track)
+    request -> HLS.ask -> _Stream (of a channel, while there are requests) -> _Variant (of a video track)
                                                                                   Player -> Segmenter -> playlists
 
 To the channel a variant is a player of fragmented MP4 like any other, whose writer takes everything. Playlists and
@@ -16,14 +16,12 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web import http
-from twisted.web.server import Request
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.broker import Broker
@@ -31,6 +29,7 @@ from rtmp_twisted.live.channel import Channel
 from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.media.segments import Part, Segmenter
+from rtmp_twisted.web.answers import Answer
 from rtmp_twisted.web.playlists import SUFFIX, media_playlist, multivariant_playlist
 
 INDEX: Final = "index.m3u8"
@@ -57,6 +56,9 @@ MAX_AHEAD: Final = 2
 ANSWERS_AT_ONCE: Final = 64
 """Requests that are answered in one turn of the reactor, of those that have waited."""
 
+MAX_ANSWERS: Final = 64
+"""Answers of a stream that are kept until something changes."""
+
 LASTING_SECONDS: Final = 3600
 """How long caches may keep what never changes."""
 
@@ -71,17 +73,6 @@ _SEGMENT: Final = b"video/mp4"
 _log = Logger()
 
 
-@frozen
-class Answer:
-    """``body`` in pieces; ``seconds``: how long caches may keep it."""
-
-    code: int
-    body: tuple[bytes, ...] = ()
-    content_type: bytes = b"text/plain; charset=utf-8"
-    seconds: int = 1
-    immutable: bool = False
-
-
 def _problem(code: int, text: str, seconds: int = 1) -> Answer:
     return Answer(code, (f"{text}\n".encode(),), seconds=seconds)
 
@@ -92,24 +83,36 @@ _LATE: Final = _problem(http.SERVICE_UNAVAILABLE, "the part did not come in time
 _STOPPING: Final = _problem(http.SERVICE_UNAVAILABLE, "the server is stopping", 0)
 
 
-@frozen
+class Asker(Protocol):
+    """Whoever waits for an answer."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def hold(self) -> None:
+        """The answer has to wait."""
+
+    def reply(self, answer: Answer) -> None:
+        """Gives the answer, unless it is `gone`."""
+
+
+@frozen(cache_hash=True)
 class Wanted:
     """What a request asks for. ``track`` is None for the multivariant playlist. ``kind`` is "playlist", "init", "part"
-    or "segment"; ``number`` that of a file. ``reload``: the segment and part that a playlist has to have. ``suffix`` is
-    the query string for the URIs in playlists, with its question mark."""
+    or "segment"; ``number`` that of a file. ``reload``: the segment and part that a playlist has to have."""
 
     track: int | None
     kind: str
     number: int
     reload: tuple[int, int] | None
     skip: bool
-    suffix: bytes
 
     @classmethod
-    def parse(cls, file: str, arguments: dict[bytes, list[bytes]], suffix: bytes) -> Wanted | Answer:
+    def parse(cls, file: str, arguments: dict[bytes, list[bytes]]) -> Wanted | Answer:
         """Reads the name of a file, and the delivery directives (section 6.2.5)."""
         if file == INDEX:
-            return cls(None, "playlist", 0, None, False, suffix)
+            return cls(None, "playlist", 0, None, False)
         match = _FILE.fullmatch(file)
         if match is None:
             return _GONE
@@ -121,7 +124,7 @@ class Wanted:
         if isinstance(reload, Answer):
             return reload
         skip = arguments.get(b"_HLS_skip", [b""])[-1] in (b"YES", b"v2")
-        return cls(int(track), kind, int(number or 0), reload, skip, suffix)
+        return cls(int(track), kind, int(number or 0), reload, skip)
 
 
 def _reload(arguments: dict[bytes, list[bytes]]) -> tuple[int, int] | Answer | None:
@@ -137,11 +140,11 @@ def _reload(arguments: dict[bytes, list[bytes]]) -> tuple[int, int] | Answer | N
 class _Waiting:
     """A request that cannot be answered yet."""
 
-    request: Request
+    asker: Asker
     wanted: Wanted
+    suffix: bytes
     deadline: float
     late: Answer
-    gone: bool = False
 
 
 class _Sink:
@@ -198,6 +201,7 @@ class _Variant:
 
     def changed(self) -> None:
         self._playlists.clear()
+        self._stream.changed()
 
     def end(self) -> None:
         self.segmenter.end()
@@ -221,6 +225,7 @@ class _Stream:
         self.on_air = False
         self._channel: Channel | None = None
         self._waiting: deque[_Waiting] = deque()
+        self._answers: dict[Wanted, Answer] = {}  # those of the moment that many may ask for
         self._answering = False
         self._unseen = 0  # of those who wait, while some are answered
         # Never started: it waits for publishes, and is told of those that may not be seen.
@@ -246,17 +251,19 @@ class _Stream:
             self.hls.broker.leave(player)
         self.hls.forget(self)
         for waiting in self._waiting:
-            if not waiting.gone:
-                _write(waiting.request, answer)
+            waiting.asker.reply(answer)
         self._waiting.clear()
+        self._answers.clear()
 
     # What the channel asks for
 
     def held(self) -> int:
-        """Bytes of memory that its segments take."""
-        return sum(variant.segmenter.held for variant in self.variants.values())
+        """Bytes of memory that its segments and answers take."""
+        segments = sum(variant.segmenter.held for variant in self.variants.values())
+        return segments + sum(answer.held for answer in self._answers.values())
 
     def shrink(self) -> None:
+        self.changed()
         for variant in self.variants.values():
             variant.segmenter.forget(KEPT_SEGMENTS)
             variant.changed()
@@ -287,6 +294,7 @@ class _Stream:
         for variant in self.variants.values():
             self.hls.broker.leave(variant.player)
         self.variants.clear()
+        self.changed()
         self.on_air = True
         self._add(0, int(self.hls.now()))
         self._add_tracks()
@@ -310,30 +318,26 @@ class _Stream:
 
     # Requests
 
-    def ask(self, request: Request, wanted: Wanted) -> None:
+    def ask(self, asker: Asker, wanted: Wanted, suffix: bytes) -> None:
         """Answers a request, now or when it can be answered."""
         self.asked_at = self.hls.clock.seconds()
         if wanted.track is None:
             self._add_tracks()
-        answer = self._find(wanted)
+        answer = self._find(wanted, suffix)
         if answer is not None:
-            _write(request, answer)
+            asker.reply(answer)
             return
         target = None
         if wanted.track in self.variants:
             target = self.variants[wanted.track].segmenter.target
         seconds = WAIT_SECONDS if target is None else WAIT_TARGETS * target
         late = _LATE if self.on_air else _NOBODY
-        waiting = _Waiting(request, wanted, self.asked_at + seconds, late)
-        hold = getattr(request.channel, "hold", None)
-        if hold is not None:
-            hold()
+        asker.hold()
+        self._waiting.append(_Waiting(asker, wanted, suffix, self.asked_at + seconds, late))
 
-        def lost(_: Failure) -> None:
-            waiting.gone = True
-
-        request.notifyFinish().addErrback(lost)
-        self._waiting.append(waiting)
+    def changed(self) -> None:
+        """Answers may be others than before."""
+        self._answers.clear()
 
     def grown(self) -> None:
         """There is something new: answers those who have waited for it, in the next turns."""
@@ -347,13 +351,13 @@ class _Stream:
         for _ in range(min(ANSWERS_AT_ONCE, self._unseen, len(self._waiting))):
             self._unseen -= 1
             waiting = self._waiting.popleft()
-            if waiting.gone:
+            if waiting.asker.gone:
                 continue
-            answer = self._find(waiting.wanted)
+            answer = self._find(waiting.wanted, waiting.suffix)
             if answer is None:
                 self._waiting.append(waiting)
             else:
-                _write(waiting.request, answer)
+                waiting.asker.reply(answer)
         self._answering = self._unseen > 0 and bool(self._waiting)
         return self._answering
 
@@ -363,23 +367,34 @@ class _Stream:
             self.close(_NOBODY)
             return
         for waiting in list(self._waiting):
-            if waiting.gone or now >= waiting.deadline:
+            if waiting.asker.gone or now >= waiting.deadline:
                 self._waiting.remove(waiting)
-                if not waiting.gone:
-                    _write(waiting.request, waiting.late)
+                waiting.asker.reply(waiting.late)
 
-    def _find(self, wanted: Wanted) -> Answer | None:
+    def _find(self, wanted: Wanted, suffix: bytes) -> Answer | None:
         """The answer to a request; None where it has to wait."""
+        if suffix and wanted.kind == "playlist":
+            return self._make(wanted, suffix)
+        answer = self._answers.get(wanted)
+        if answer is None:
+            answer = self._make(wanted, suffix)
+            if answer is not None:
+                if len(self._answers) >= MAX_ANSWERS:
+                    self._answers.clear()
+                self._answers[wanted] = answer
+        return answer
+
+    def _make(self, wanted: Wanted, suffix: bytes) -> Answer | None:
         if not self.variants:
             return None
         if wanted.track is None:
-            return self._index(wanted)
+            return self._index(suffix)
         variant = self.variants.get(wanted.track)
         if variant is None:
             return _GONE
         segmenter = variant.segmenter
         if wanted.kind == "playlist":
-            return self._playlist(variant, wanted)
+            return self._playlist(variant, wanted, suffix)
         if wanted.kind == "part":
             if wanted.number == segmenter.part_number and not segmenter.ended:
                 return None
@@ -391,13 +406,13 @@ class _Stream:
         init = segmenter.init(wanted.number) if wanted.kind == "init" else None
         return _GONE if init is None else Answer(http.OK, (init,), _SEGMENT, LASTING_SECONDS, True)
 
-    def _index(self, wanted: Wanted) -> Answer | None:
+    def _index(self, suffix: bytes) -> Answer | None:
         if not all(variant.ready for variant in self.variants.values()):
             return None
         text = multivariant_playlist({variant.name: variant.segmenter for variant in self.variants.values()})
-        return Answer(http.OK, (_with_suffix(text.encode(), wanted.suffix),), _PLAYLIST)
+        return Answer(http.OK, (_with_suffix(text.encode(), suffix),), _PLAYLIST)
 
-    def _playlist(self, variant: _Variant, wanted: Wanted) -> Answer | None:
+    def _playlist(self, variant: _Variant, wanted: Wanted, suffix: bytes) -> Answer | None:
         if not variant.ready:
             return None
         segmenter = variant.segmenter
@@ -412,7 +427,7 @@ class _Stream:
             if not segmenter.has(segment, part) and not segmenter.ended:
                 return None
             seconds = 6 * (segmenter.target or 1)
-        body = _with_suffix(variant.playlist(wanted.skip), wanted.suffix)
+        body = _with_suffix(variant.playlist(wanted.skip), suffix)
         return Answer(http.OK, (body,), _PLAYLIST, seconds)
 
 
@@ -427,29 +442,34 @@ class HLS:
     now: Callable[[], float] = time.time
     _streams: dict[tuple[str, str | None], _Stream] = field(factory=dict)
 
-    def answer(self, request: Request, channel: str, key: str | None, file: str, suffix: bytes = b"") -> None:
-        """Answers a request for a file of a channel, now or later (it is not finished when this returns).
+    def ask(self, asker: Asker, channel: str, key: str | None, wanted: Wanted, suffix: bytes = b"") -> None:
+        """Answers a request for a file of a channel, now or later.
 
         ``key`` is what the publisher's key has to be, None where the viewer was let in by other means. ``suffix`` is
-        what each URI in playlists gets, such as ``?token=…``. Raises Refused where the key is wrong.
+        the query string for the URIs in playlists, such as ``?token=…``. Raises Refused where the key is wrong.
         """
-        wanted = Wanted.parse(file, request.args or {}, suffix)
-        if isinstance(wanted, Answer):
-            _write(request, wanted)
-            return
         stream = self._streams.get((channel, key))
         if stream is None:
             if wanted.track is not None and wanted.kind != "playlist":
                 self._compare(channel, key)
-                _write(request, _GONE)
+                asker.reply(_GONE)
                 return
             if sum(not other.on_air for other in self._streams.values()) >= MAX_STREAMS:
-                _write(request, _NOBODY)
+                asker.reply(_NOBODY)
                 return
             stream = _Stream(self, channel, key)
             stream.open()
             self._streams[channel, key] = stream
-        stream.ask(request, wanted)
+        stream.ask(asker, wanted, suffix)
+
+    def ask_again(self, asker: Asker, channel: str, key: str | None, wanted: Wanted, suffix: bytes) -> bool:
+        """The same for somebody who has been answered before. Returns False where there is no stream any more, and
+        everything has to be looked at again."""
+        stream = self._streams.get((channel, key))
+        if stream is None:
+            return False
+        stream.ask(asker, wanted, suffix)
+        return True
 
     def check(self) -> None:
         """Called every second. Never raises."""
@@ -482,15 +502,3 @@ def _lasting(parts: list[Part]) -> Answer:
 
 def _with_suffix(template: bytes, suffix: bytes) -> bytes:
     return template.replace(SUFFIX.encode(), suffix)
-
-
-def _write(request: Request, answer: Answer) -> None:
-    request.setResponseCode(answer.code)
-    request.setHeader(b"Content-Type", answer.content_type)
-    request.setHeader(b"Content-Length", b"%d" % sum(map(len, answer.body)))
-    caching = b"public, max-age=%d" % answer.seconds if answer.seconds else b"no-store"
-    request.setHeader(b"Cache-Control", caching + (b", immutable" if answer.immutable else b""))
-    if request.method != b"HEAD":
-        for piece in answer.body:
-            request.write(piece)
-    request.finish()

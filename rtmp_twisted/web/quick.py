@@ -1,8 +1,9 @@
-"""Requests that have been read before, byte by byte the same: how thousands of HLS players ask for the same part.
+"""Requests for files like those before on their connection, which twisted.web does not have to read.
 
 twisted.web takes a tenth of a millisecond to read a request and to write its answer. Those who watch by HLS send
-several a second each, and most of them the same ones. What a head (RFC 9112, section 2.1) asks for is remembered, and
-who may watch is decided anew for each; answers go straight to the socket, as streams do (rtmp/writer.py).
+several a second each. All those of one viewer begin and end alike (RFC 9112, section 2.1), and only the file's name
+between changes, which is the same for all viewers. So a connection remembers who was let in and with which head, and
+the site what names ask for. Answers go straight to the socket, as streams do (rtmp/writer.py).
 """
 
 from __future__ import annotations
@@ -10,75 +11,64 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from twisted.internet.defer import Deferred
+from attrs import frozen
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.server import Request
 
 from rtmp_twisted.rtmp.writer import Writer, writer_for
-from rtmp_twisted.web import answers
+from rtmp_twisted.web.access import Visit
+from rtmp_twisted.web.answers import Answer
+from rtmp_twisted.web.hls import Wanted
 from rtmp_twisted.web.site import KEEP_ALIVE_SECONDS, LimitedConnection, LimitedSite
 
 MAX_HEAD: Final = 2048
 """Bytes of the longest head that is remembered."""
 
+MAX_NAME: Final = 128
+"""Bytes of the longest name that is remembered, with its query but without a token."""
+
 MAX_KNOWN: Final = 2048
-"""Heads that are remembered; then all are forgotten."""
+"""Names that are remembered; then all are forgotten."""
 
 _END: Final = b"\r\n\r\n"
-_SHARED: Final = "".join(f"{name}: {value}\r\n" for name, value in answers.SHARED.items()).encode()
+_TOKEN: Final = b"token="
 
 
-class QuickRequest:
-    """What twisted.web's request is to those who answer it. Always a GET on a persistent connection."""
+@frozen(eq=False, repr=False)
+class Session:
+    """Somebody who was let in, to watch ``channel``, until the clock's time ``until`` if there is one. Their requests
+    have a file's name with its query between ``begin`` and ``end``, and in it ``token``, unless that is empty. For
+    ``key`` and ``suffix`` see `HLS.ask`."""
 
-    method = b"GET"
+    begin: bytes
+    end: bytes
+    token: bytes
+    channel: str
+    key: str | None
+    until: float | None
+    suffix: bytes
 
-    def __init__(self, channel: QuickConnection, args: dict[bytes, list[bytes]]) -> None:
-        self.channel = channel
-        self.args = args
-        self._code = 200
-        self._head: list[bytes] = []
-        self._body: list[bytes | memoryview] = []
-        self._gone: list[Deferred[None]] = []
-
-    def notifyFinish(self) -> Deferred[None]:
-        gone: Deferred[None] = Deferred()
-        self._gone.append(gone)
-        return gone
-
-    def setResponseCode(self, code: int) -> None:
-        self._code = code
-
-    def setHeader(self, name: bytes | str, value: bytes | str) -> None:
-        name = name.encode() if isinstance(name, str) else name
-        self._head.append(b"%s: %s\r\n" % (name, value.encode() if isinstance(value, str) else value))
-
-    def write(self, data: bytes) -> None:
-        self._body.append(data)
-
-    def finish(self) -> None:
-        date = self.channel.site.date()
-        status = b"HTTP/1.1 %d %s\r\nDate: %s\r\n" % (self._code, answers.phrase(self._code), date)
-        self.channel.answer(self._code, [b"".join((status, _SHARED, *self._head, b"\r\n")), *self._body])
-
-    def lost(self, reason: Failure) -> None:
-        """The connection is lost before the answer."""
-        for gone in self._gone:
-            gone.errback(reason)
+    def name(self, head: bytes) -> bytes:
+        """Returns what a request asks for, without the token; nothing where it is not like those before."""
+        begin, end = len(self.begin), len(head) - len(self.end)
+        if begin > end or not head.startswith(self.begin) or not head.endswith(self.end):
+            return b""
+        name = head[begin:end]
+        return name.replace(self.token, _TOKEN) if self.token else name
 
 
 class QuickConnection(LimitedConnection):
-    """Gives twisted.web one head at a time, and those that are known to the site's ``answer_known``."""
+    """Gives twisted.web one head at a time, and the site's ``answer_again`` those like the ones before. To HLS it is
+    the `Asker` of these."""
 
     site: QuickSite
-    head = b""
-    """Of the request that twisted.web has, if it came without a body."""
+    _head = b""  # of the request that twisted.web has, if it came without a body
+    _session: Session | None = None
     _busy = False  # a request is answered
     _in_body = False  # twisted.web has a head whose body has not come
     _writer: Writer | None = None
-    _request: QuickRequest | None = None
 
     def _read(self) -> bool:
         self._scheduled = False
@@ -96,7 +86,7 @@ class QuickConnection(LimitedConnection):
         elif self._in_body:
             self._input.clear()
             HTTPChannel.dataReceived(self, data)
-        elif not self._busy and data:
+        elif data and not self._busy and not (self._writer is not None and self._writer.blocked):
             self._read_head(data)
         return False
 
@@ -108,19 +98,26 @@ class QuickConnection(LimitedConnection):
             end = len(data)  # twisted.web says what is wrong with it
         head, rest = data[:end], data[end:]
         self._input = [rest] if rest else []
-        known = self.site.known.get(head)
-        if known is not None:
-            self.request_received()
-            self._request = QuickRequest(self, known[1])
-            self.site.answer_known(self, self._request, known[0])
+        if self._session is not None and self._answer_again(self._session, head):
             return
-        self.head = head
+        self._head = head
         self._in_body = True
         HTTPChannel.dataReceived(self, head)
         if not self._busy:
-            self.head = b""  # a body follows, which a head alone does not tell
+            self._head = b""  # a body follows, which a head alone does not tell
             if self._input:
                 self._schedule()
+
+    def _answer_again(self, session: Session, head: bytes) -> bool:
+        wanted = self.site.known.get(session.name(head))
+        if wanted is None:
+            return False
+        self.forget_unread()
+        self._busy = True
+        if self.site.answer_again(self, session, wanted):
+            return True
+        self._busy = False
+        return False
 
     def request_received(self) -> None:
         super().request_received()
@@ -132,43 +129,65 @@ class QuickConnection(LimitedConnection):
             self._writer.wait()
         super().requestDone(request)
 
-    def remember(self, wish: object, args: dict[bytes, list[bytes]]) -> None:
-        """The request that is being answered may be answered from its head alone when it comes again. ``wish`` is what
-        it asks for, ``args`` its query."""
+    def remember(self, uri: bytes, wanted: Wanted, visit: Visit, suffix: bytes) -> None:
+        """The visit that a request with ``uri`` asked for was let in, and others like it may follow. ``wanted`` is what
+        it asks for, ``suffix`` what the URIs in its playlists get."""
+        head = self._head
+        if not self.persistent or len(head) > MAX_HEAD or b"\nExpect" in head or not head.startswith(b"GET " + uri):
+            return
+        begin = uri.partition(b"?")[0].rfind(b"/") + len(b"GET /")
+        end = len(b"GET ") + len(uri)
+        token = suffix[1:]
+        channel, key = visit.target.channel, visit.key
+        session = Session(head[:begin], head[end:], token, channel, key, visit.until, suffix)
+        name = session.name(head)
+        if len(name) > MAX_NAME or name.count(_TOKEN) != bool(token):
+            return
+        self._session = session
         known = self.site.known
-        if self.persistent and self.head and len(self.head) <= MAX_HEAD and b"\nExpect" not in self.head:
+        if name not in known:
             if len(known) >= MAX_KNOWN:
                 known.clear()
-            known[self.head] = wish, args
+            known[name] = wanted
 
-    def answer(self, code: int, buffers: list[bytes | memoryview]) -> None:
-        """Writes the answer to a request that was known."""
-        self._request = None
-        if self._lost or self.heir is not None:
+    # What HLS calls
+
+    @property
+    def gone(self) -> bool:
+        return self._lost or self.heir is not None
+
+    def reply(self, answer: Answer) -> None:
+        """Writes the answer to a request that twisted.web has not read."""
+        if self.gone:
             return
-        self.site.answers[code] += 1
-        writer = self._writer
-        if writer is None:
-            cast(Any, self.transport).unregisterProducer()
-            writer = writer_for(
-                cast(Any, self.transport), self.site.clock, self._drained, lambda: None, lambda _: self.abort()
-            )
-            self._writer = writer
-            if self.has_answered:
-                writer.wait()
+        site = self.site
+        site.answers[answer.code] += 1
+        writer = self._writer or self._open_writer()
         self.has_answered = True
-        size = sum(map(len, buffers))
-        taken = writer.try_writev(buffers)
+        message = answer.message(site.date())
+        taken, size = writer.try_writev(message), sum(map(len, message))
         if taken < size:
-            rest = b"".join(buffers)[taken:]
+            rest = b"".join(message)[taken:]
             self.unread += len(rest)
-            self.site.limit_unread(self, len(rest))
+            site.limit_unread(self, len(rest))
             writer.write(rest)
         self._busy = False
         self._arm(KEEP_ALIVE_SECONDS)
-        self.site.unfinished(self)
+        site.unfinished(self)
         if self._input and not writer.blocked:
             self._schedule()
+
+    # Inside
+
+    def _open_writer(self) -> Writer:
+        transport = cast(Any, self.transport)
+        transport.unregisterProducer()
+        writer = self._writer = writer_for(
+            transport, self.site.clock, self._drained, lambda: None, lambda _: self.abort()
+        )
+        if self.has_answered:
+            writer.wait()
+        return writer
 
     def _drained(self) -> None:
         """All answers have left."""
@@ -178,9 +197,6 @@ class QuickConnection(LimitedConnection):
             self._schedule()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        request, self._request = self._request, None
-        if request is not None:
-            request.lost(reason)
         if self._writer is not None:
             self._writer.clear()
             self._writer = None
@@ -188,15 +204,15 @@ class QuickConnection(LimitedConnection):
 
 
 class QuickSite(LimitedSite):
-    """``answer_known`` is given a connection, a request, and the wish of one that `QuickConnection.remember` got."""
+    """``answer_again`` answers a request of a session, or returns False: then twisted.web has to read it."""
 
     protocol = QuickConnection
-    answer_known: Callable[[QuickConnection, QuickRequest, Any], None]
+    answer_again: Callable[[QuickConnection, Session, Wanted], bool]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.known: dict[bytes, tuple[object, dict[bytes, list[bytes]]]] = {}
-        """What heads ask for."""
+        self.known: dict[bytes, Wanted] = {}
+        """What names ask for."""
         self._date = b""
         self._date_made = -1
 

@@ -11,6 +11,7 @@ for many of them.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -111,7 +112,9 @@ class LimitedConnection(HTTPChannel):
     heir: Heir | None = None
     has_answered = False
     """Whether there was an answer on this connection, which may not have left yet."""
-    _limit: IDelayedCall | None = None
+    _deadline: float | None = None  # when it is closed, in the clock's seconds
+    _limit: IDelayedCall | None = None  # looks at that, when it is due or before
+    _look_at = inf  # when that is
     _answered: Request | None = None  # behind which the next one may be read
     _scheduled = False  # something is read in the next turn
     _lost = False
@@ -178,10 +181,14 @@ class LimitedConnection(HTTPChannel):
 
     def request_received(self) -> None:
         """The request is complete; its answer follows."""
-        if self.unread and not self._waitingForTransport:
-            self.site.limit_unread(self, -self.unread)  # it has read the answers before
-            self.unread = 0
+        self.forget_unread()
         self._arm(ANSWER_SECONDS)
+
+    def forget_unread(self) -> None:
+        """Whoever sends another request has read the answers before, if they have left."""
+        if self.unread and not self._waitingForTransport:
+            self.site.limit_unread(self, -self.unread)
+            self.unread = 0
 
     def requestDone(self, request: Request) -> None:
         self.has_answered = True
@@ -234,6 +241,9 @@ class LimitedConnection(HTTPChannel):
         self._answered = None
         self._input.clear()
         self._disarm()
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
         try:
             if self.heir is not None:
                 heir, self.heir = self.heir, None
@@ -245,15 +255,27 @@ class LimitedConnection(HTTPChannel):
             self.site.turns.let_publishers_be_read()
 
     def _arm(self, seconds: float) -> None:
-        if self._limit is not None and self._limit.active():
-            self._limit.reset(seconds)
-        else:
-            self._limit = self.site.clock.callLater(seconds, self.abort)
+        self._deadline = deadline = self.site.clock.seconds() + seconds
+        if deadline < self._look_at:
+            self._look_later(deadline, seconds)
 
     def _disarm(self) -> None:
-        if self._limit is not None and self._limit.active():
+        self._deadline = None
+
+    def _look_later(self, moment: float, seconds: float) -> None:
+        if self._limit is not None:
             self._limit.cancel()
-        self._limit = None
+        self._look_at = moment
+        self._limit = self.site.clock.callLater(seconds, self._check_deadline)
+
+    def _check_deadline(self) -> None:
+        self._limit, self._look_at = None, inf
+        if self._deadline is not None:
+            left = self._deadline - self.site.clock.seconds()
+            if left > 0:
+                self._look_later(self._deadline, left)
+            else:
+                self.abort()
 
 
 class LimitedSite(Site):

@@ -26,9 +26,10 @@ from rtmp_twisted.ports import Ports
 from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.web import watch_page
 from rtmp_twisted.web.access import Denied, Visit
-from rtmp_twisted.web.answers import PREFLIGHT, SHARED
+from rtmp_twisted.web.answers import PREFLIGHT, SHARED, Answer
+from rtmp_twisted.web.hls import Wanted
 from rtmp_twisted.web.paths import NoSuchPath
-from rtmp_twisted.web.quick import QuickConnection, QuickRequest, QuickSite
+from rtmp_twisted.web.quick import QuickConnection, QuickSite, Session
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedSite
 from rtmp_twisted.web.viewer import Stream, Viewer, Viewers
 from rtmp_twisted.web.watch_page import WatchPage
@@ -132,20 +133,24 @@ class WatchResource(Resource):
         except Denied as denied:
             return _text(request, denied.code, str(denied))
 
-    def answer_known(self, connection: QuickConnection, request: QuickRequest, before: Visit) -> None:
-        """Answers a request for a file that has been read before, in a visit of perhaps somebody else."""
-        visit = Visit(before.target, connection.peer, before.token, before.query)
+    def answer_again(self, connection: QuickConnection, session: Session, wanted: Wanted) -> bool:
+        """Answers a request for a file, of somebody who was let in before. Returns False where all has to be judged
+        again."""
+        access = self._viewers.access
+        if access.guessing.suspects(connection.peer):
+            return False
+        if session.until is not None and access.clock.seconds() >= session.until:
+            return False
         try:
-            self._serve_file(cast(Request, request), connection, visit)
+            return self._viewers.hls.ask_again(connection, session.channel, session.key, wanted, session.suffix)
         except Exception:
             _log.failure("a bug, which ends this connection")
             connection.abort()
+            return True
 
     def _show(self, request: Request, connection: QuickConnection, visit: Visit) -> Any:
         target = visit.target
         if target.file:
-            if request.method == b"GET":
-                connection.remember(visit, request.args or {})
             self._serve_file(request, connection, visit)
             return NOT_DONE_YET
         if not target.format:
@@ -168,26 +173,49 @@ class WatchResource(Resource):
 
     def _serve_file(self, request: Request, connection: QuickConnection, visit: Visit) -> None:
         """A playlist, segment or part of HLS."""
-        lost: list[Failure] = []
+        asker = _Asker(request, connection)
 
         def judged(denied: Denied | None) -> None:
-            if lost:
+            if asker.gone:
                 return
             try:
                 if denied is None:
-                    target = visit.target
-                    self._viewers.hls.answer(request, target.channel, visit.key, target.file, _carried(visit))
+                    self._ask(request, connection, visit, asker)
                     return
             except Refused as refusal:
                 self._viewers.access.fail(visit)
                 denied = Denied(http.FORBIDDEN, str(refusal))
-            request.write(_text(request, denied.code, str(denied)))
-            request.finish()
+            asker.reply(Answer(denied.code, (f"{denied}\n".encode(),), seconds=0))
 
         attempt = self._viewers.access.attempt(visit, _HLSLog(), judged)
         if attempt is not None:  # it waits, for its address has failed before
-            request.notifyFinish().addErrback(lost.append)
             connection.hold()
+
+    def _ask(self, request: Request, connection: QuickConnection, visit: Visit, asker: _Asker) -> None:
+        wanted = Wanted.parse(visit.target.file, request.args or {})
+        if isinstance(wanted, Answer):
+            asker.reply(wanted)
+            return
+        suffix = _carried(visit)
+        self._viewers.hls.ask(asker, visit.target.channel, visit.key, wanted, suffix)
+        connection.remember(request.uri, wanted, visit, suffix)
+
+
+class _Asker:
+    """A request of twisted.web for a file of HLS."""
+
+    def __init__(self, request: Request, connection: QuickConnection) -> None:
+        self.gone = False
+        self.hold = connection.hold
+        self._request = request
+        request.notifyFinish().addErrback(self._lose)
+
+    def reply(self, answer: Answer) -> None:
+        if not self.gone:
+            answer.write(self._request)
+
+    def _lose(self, _: Failure) -> None:
+        self.gone = True
 
 
 class _HLSLog:
@@ -208,7 +236,7 @@ def watch_site(viewers: Viewers, limits: ConnectionLimits) -> LimitedSite:
     clock: IReactorTime = viewers.clock
     turns, resource = viewers.broker.scheduler.turns, WatchResource(viewers)
     site = QuickSite(resource, clock, turns, True, MAX_UNFINISHED, MAX_VIEWERS_UNREAD, limits)
-    site.answer_known = resource.answer_known
+    site.answer_again = resource.answer_again
     return site
 
 

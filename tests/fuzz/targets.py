@@ -20,6 +20,7 @@ from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
 from rtmp_twisted.media.segments import MAX_SEGMENTS, PART_OVERHEAD, Segmenter
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
 from rtmp_twisted.web import hls
+from rtmp_twisted.web.answers import Answer
 from rtmp_twisted.web.playlists import media_playlist
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
@@ -236,8 +237,8 @@ def fuzz_hls(data: bytes) -> None:
     """A file's name and a query, behind a line feed, ask for something, or for nothing that there is."""
     name, _, query = data.partition(b"\n")
     arguments = parse_qs(query[:500])
-    wanted = hls.Wanted.parse(name.decode("utf-8", "replace"), arguments, b"")
-    if isinstance(wanted, hls.Answer):
+    wanted = hls.Wanted.parse(name.decode("utf-8", "replace"), arguments)
+    if isinstance(wanted, Answer):
         assert wanted.code in (400, 404)
     else:
         assert wanted.track is None or 0 <= wanted.track <= 255

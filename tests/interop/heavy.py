@@ -10,9 +10,12 @@ from pathlib import Path
 
 from tests.interop import programs
 from tests.interop.programs import Publisher
+from tests.interop.test_ffmpeg import AAC, AUDIO, H264, VIDEO, deferred
 from tests.interop.test_programs import ProgramCase
 from tests.interop.test_rtmps import RTMPSCase
-from tests.support.programs import Program
+from tests.interop.test_web import WebCase
+from tests.support.fakes import within
+from tests.support.programs import Program, Server
 
 OBS_GLOBAL = """
 [General]
@@ -61,6 +64,46 @@ class VLCTests(ProgramCase):
 
     async def test_play(self) -> None:
         await self.check_player(programs.VLC_PLAYER)
+
+
+class VLCOverHTTPTests(WebCase):
+    async def record(self, server: Server, suffix: str) -> Path:
+        """Plays to the end; returns what it recorded."""
+        directory = Path(tempfile.mkdtemp(prefix="recording-"))
+        directory.chmod(0o777)  # it will not be root
+        self.addCleanup(shutil.rmtree, directory)
+        recording = directory / "recording.ts"
+        player = Program(self, *programs.vlc_record(self.url(suffix), str(recording)))
+        self.assertEqual(await within(player.ended), 0, str(player))
+        return recording
+
+    async def check(self, suffix: str, *options: str) -> None:
+        """Pictures and sound are those that were published. Of the last frames, its MPEG-TS lacks some."""
+        server = await self.serve()
+        clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
+        recorded = deferred(self.record(server, suffix))
+        if suffix.startswith("."):
+            await server.until(" waiting for a publisher")
+        await self.publish(server, clip, *options)
+        recording = await within(recorded)
+        for stream, form in ("v", "h264"), ("a", "adts"):
+            raw = ("-map", f"0:{stream}:0", "-c", "copy", "-f", form)
+            contents = [Path(self.mktemp()) for _ in range(2)]
+            for source, content in zip((clip, recording), contents, strict=True):
+                bits = ("-bsf:v", "h264_mp4toannexb,filter_units=remove_types=6|7|8|9") if form == "h264" else ()
+                await self.ffmpeg("-i", str(source), *raw, *bits, str(content))
+            sent, received = (content.read_bytes() for content in contents)
+            self.assertIn(received, sent * 3)
+            self.assertGreater(len(received), len(sent) * 0.95)
+
+    async def test_flv(self) -> None:
+        await self.check(".flv")
+
+    async def test_mp4(self) -> None:
+        await self.check(".mp4")
+
+    async def test_hls(self) -> None:
+        await self.check("/index.m3u8", "-stream_loop", "2")
 
 
 class OBSTests(ProgramCase):

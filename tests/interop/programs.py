@@ -118,6 +118,11 @@ def _vlc_play(url: str, recording: str, authority: str) -> Command:
     return _vlc(url, "--vout=dummy", "--aout=dummy", "--avcodec-hw=none", "--video-filter=scene", *scene, where)
 
 
+def vlc_record(url: str, recording: str) -> Command:
+    """Writes the packets as MPEG-TS."""
+    return _vlc(url, f"--sout=#std{{access=file,mux=ts,dst={recording}}}")
+
+
 DEBIAN_FFMPEG, DEBIAN_FFMPEG_PLAYER = ffmpeg("ffmpeg", "Debian's ffmpeg")
 CURRENT, CURRENT_PLAYER = ffmpeg(CURRENT_FFMPEG, "current ffmpeg")
 PYAV = Publisher("PyAV", _pyav("publish"), "flv")

@@ -17,6 +17,7 @@ from rtmp_twisted.live.audience import (
     FREE_SECONDS,
     FULL_SHARE,
     HALF_COUNTS_BYTES,
+    PUSH_SECONDS,
     SHARE,
     USUAL_SECONDS,
     FlushScheduler,
@@ -45,6 +46,12 @@ def blocks() -> list[Block]:
     """All there are."""
     gc.collect()
     return [block for block in gc.get_objects() if isinstance(block, Block)]
+
+
+def pass_round(clock: Clock) -> None:
+    """Lets pushes be handed what they wait for."""
+    for seconds in (PUSH_SECONDS, 0, 0, 0):
+        clock.advance(seconds)
 
 
 def group(channel: Stage, number: int, frames: int = 5, size: int = 100) -> list[bytes]:
@@ -395,19 +402,59 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(viewers[0].writer.calls, calls + 1)
         self.assertEqual(viewers[0].bodies()[-5:], [aac(2000 + n).body for n in range(5)])
 
-    def test_pushes_are_no_viewers(self) -> None:
-        """However many there are, and whatever writing to them costs, everything is written at once."""
+    def test_pushes_have_rounds_of_their_own(self) -> None:
+        """However many there are, viewers get everything at once; a push gets some frames at a time, in one write."""
         clock = Clock()
         channel = on_air(make_channel(0.1, clock, cost=0.5))
         pushes = [join(channel, stream_id=2, push=True) for _ in range(10 * FEW_READERS)]
         viewer = join(channel)
         group(channel, 1)
+        pass_round(clock)
+        calls = [push.writer.calls for push in pushes]
         for n in range(5):
             channel.publish(aac(2000 + n))
             channel.flush_when_due()
-            for one in (viewer, *pushes):
-                self.assertEqual(one.bodies()[-1], aac(2000 + n).body)
+            self.assertEqual(viewer.bodies()[-1], aac(2000 + n).body)
+        clock.advance(PUSH_SECONDS - 0.001)
+        self.assertEqual([push.writer.calls for push in pushes], calls)
+        pass_round(clock)
+        self.assertEqual([push.writer.calls for push in pushes], [count + 1 for count in calls])
+        for push in pushes:
+            self.assertEqual(push.bodies()[-5:], [aac(2000 + n).body for n in range(5)])
         self.assertEqual((len(channel.audience), clock.getDelayedCalls()), (1, []))
+
+    def test_what_pushes_wait_for(self) -> None:
+        """Where the channel ends, or memory is short, a push that keeps up gets what it would have got later."""
+        for end in "dismiss", "_shrink":
+            clock = Clock()
+            channel = on_air(make_channel(clock=clock))
+            push = join(channel, stream_id=2, push=True)
+            bodies = group(channel, 1)
+            getattr(channel, end)()
+            self.assertEqual(push.bodies()[-len(bodies) :], bodies)
+            channel.leave(push.player)
+            self.assertEqual((push.player.skips, clock.getDelayedCalls()), (0, []))
+
+    def test_a_push_that_ends_at_a_keyframe(self) -> None:
+        """It is not asked about a keyframe before all that lies before it has left (relay/push.py)."""
+        asked: list[int] = []
+
+        def change(data: bytes, start: int, end: int) -> list[bytes | memoryview]:
+            asked.append(data[start + 12])
+            return [memoryview(data)[start:end]]
+
+        clock = Clock()
+        channel = on_air(make_channel(clock=clock))
+        push = join(channel, room=1000, push=True, change=change)
+        for message in avc(0, True), avc(40, False, bytes(2000)), avc(80, False), avc(120, True):
+            channel.publish(message)
+            channel.flush()
+        pass_round(clock)
+        keyframe, other = avc(0, True).body[0], avc(0, False).body[0]
+        self.assertEqual([kind for kind in asked if kind in (keyframe, other)][-3:], [keyframe, other, other])
+        push.take()
+        self.assertEqual(asked[-1], keyframe)
+        self.assertEqual(push.bodies()[-3:], [avc(40, False, bytes(2000)).body, avc(80, False).body, avc(0, True).body])
 
     def test_a_timer_that_is_late(self) -> None:
         """The reactor is busy with something else: what comes after the time goes on without waiting for the timer."""

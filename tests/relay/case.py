@@ -16,6 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from rtmp_twisted.live.audience import PUSH_SECONDS
 from rtmp_twisted.live.player import Player
 from rtmp_twisted.live.relays import RelayStatus
 from rtmp_twisted.relay.link import RelayOptions
@@ -271,6 +272,7 @@ class RelayCase(SynchronousTestCase):
         self.settle()
 
     def begin(self, publisher: Client, *frames: Message) -> None:
-        """A publisher's header and frames."""
+        """A publisher's header and frames, which pushes have been handed afterwards."""
         publisher.send(AVC_HEADER, *frames)
         self.settle()
+        self.pass_time(PUSH_SECONDS)

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.channel import Channel, ChannelOptions
+from rtmp_twisted.live.cursor import Change
 from rtmp_twisted.live.memory import NO_LIMIT, Memory
 from rtmp_twisted.live.player import Cache, Form, Player
 from rtmp_twisted.live.publication import Publication, PublishState
@@ -211,9 +212,11 @@ class Stage:
         writer: FakeWriter | None = None,
         turns: bool = True,
         push: bool = False,
+        change: Change | None = None,
     ) -> Viewer:
         viewer = Viewer(self.clock, writer or FakeWriter(room))
-        change = None if stream_id == 1 else lambda data, start, end: restream(data, start, end, stream_id)
+        if stream_id != 1:
+            change = lambda data, start, end: restream(data, start, end, stream_id)  # noqa: E731
         viewer.player = Player(viewer, viewer.writer, key, cache, change, self.form, push=push)
         viewer.writer.viewers.append(viewer)
         self.channel.add(viewer.player)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.web import hls as hls_module
-from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS
+from rtmp_twisted.web.answers import OVERHEAD, Answer
+from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS, Wanted
 from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import Message
 from tests.media.test_fmp4 import AVC, OTHER_AVC, on_track
@@ -25,50 +23,43 @@ from tests.support.turns import TurnClock
 
 
 @define(eq=False)
-class FakeRequest:
-    """A request as `HLS.answer` uses it."""
+class FakeAsker:
+    """Somebody who asks for a file."""
 
-    args: dict[bytes, list[bytes]] = field(factory=dict)
-    method: bytes = b"GET"
     code: int = 0
     headers: dict[bytes, bytes] = field(factory=dict)
     body: bytes = b""
     finished: bool = False
     held: int = 0
-    _gone: Deferred[None] = field(factory=Deferred)
-
-    @property
-    def channel(self) -> FakeRequest:
-        return self
+    gone: bool = False
 
     def hold(self) -> None:
         self.held += 1
 
-    def setResponseCode(self, code: int) -> None:
-        self.code = code
-
-    def setHeader(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
-
-    def write(self, data: bytes) -> None:
-        assert not self.finished
-        self.body += data
-
-    def finish(self) -> None:
+    def reply(self, answer: Answer) -> None:
+        if self.gone:
+            return
         assert not self.finished
         self.finished = True
-        assert self.method == b"HEAD" or int(self.headers[b"content-length"]) == len(self.body)
-
-    def notifyFinish(self) -> Deferred[None]:
-        return self._gone
+        self.code = answer.code
+        self.headers = {name.lower(): value for name, value in answer.fields}
+        self.body = b"".join(answer.body)
+        assert int(self.headers[b"content-length"]) == len(self.body)
 
     def lose(self) -> None:
         """The client closes the connection."""
-        self._gone.errback(Failure(ConnectionDone()))
+        self.gone = True
 
     @property
     def text(self) -> str:
         return self.body.decode()
+
+
+def wish(name: str) -> Wanted | Answer:
+    """What a file's name with its query asks for."""
+    file, _, query = name.partition("?")
+    args = {item.partition("=")[0].encode(): [item.partition("=")[2].encode()] for item in query.split("&") if item}
+    return Wanted.parse(file, args)
 
 
 class HLSCase(SynchronousTestCase):
@@ -95,14 +86,14 @@ class HLSCase(SynchronousTestCase):
     def play(self, seconds: float, start: float = 0.0, **options: Any) -> None:
         self.send(*media(seconds, start=start, first=round(start * 30), **options))
 
-    def get(self, file: str, key: str | None = "key", suffix: bytes = b"", method: bytes = b"GET") -> FakeRequest:
-        name, _, query = file.partition("?")
-        args = {item.partition("=")[0].encode(): [item.partition("=")[2].encode()] for item in query.split("&") if item}
-        request: Any = FakeRequest(args, method)
-        self.hls.answer(request, "channel", key, name, suffix)
+    def get(self, file: str, key: str | None = "key", suffix: bytes = b"") -> FakeAsker:
+        asker, wanted = FakeAsker(), wish(file)
+        if isinstance(wanted, Answer):
+            asker.reply(wanted)
+        else:
+            self.hls.ask(asker, "channel", key, wanted, suffix)
         self.world.turn()
-        found: FakeRequest = request
-        return found
+        return asker
 
     def text(self, file: str, **options: Any) -> str:
         request = self.get(file, **options)
@@ -159,9 +150,6 @@ class AnswerTests(HLSCase):
             ("v0-1.m4s", b"public, max-age=1"),
         ):
             self.assertEqual(self.get(file).headers[b"cache-control"], expected)
-        head = self.get("v0.m3u8", method=b"HEAD")
-        self.assertEqual(head.body, b"")
-        self.assertEqual(int(head.headers[b"content-length"]), len(self.get("v0.m3u8").body))
 
     def test_playlists_wait_for_a_segment(self) -> None:
         """Players that know no parts take one without segments for a broken one."""
@@ -345,9 +333,10 @@ class WaitingTests(HLSCase):
 
     def test_many_who_wait_for_publishers(self) -> None:
         self.patch(hls_module, "MAX_STREAMS", 3)
-        requests: list[Any] = [FakeRequest() for _ in range(4)]
+        requests, wanted = [FakeAsker() for _ in range(4)], wish("index.m3u8")
+        assert isinstance(wanted, Wanted)
         for number, request in enumerate(requests):
-            self.hls.answer(request, f"channel{number}", None, "index.m3u8")
+            self.hls.ask(request, f"channel{number}", None, wanted)
         self.assertEqual([request.code for request in requests], [0, 0, 0, 404])
 
 
@@ -455,6 +444,23 @@ class LifeTests(HLSCase):
         channel.account.settle()
         self.assertLess(channel.account.held, held - sum(map(len, bodies[:-4])))
         self.assertEqual(len(parse(self.text("v0.m3u8")).complete), hls_module.KEPT_SEGMENTS)
+
+    def test_answers_that_are_kept(self) -> None:
+        """Not many, on the channel's account, and until something is new."""
+        self.patch(hls_module, "MAX_ANSWERS", 5)
+        self.publish()
+        self.play(7)
+        self.text("index.m3u8")
+        [stream] = self.hls._streams.values()
+        self.play(2, start=7)
+        before = stream.held()
+        size = len(self.text("v0.m3u8?_HLS_msn=1&_HLS_part=0"))
+        self.assertGreater(stream.held() - before, size)
+        for number in range(1, 30):
+            self.text(f"v0.m3u8?_HLS_msn=1&_HLS_part={number}")
+            self.assertLessEqual(stream.held() - before, 5 * (2 * size + OVERHEAD))
+        self.play(0.5, start=9)
+        self.assertEqual(stream._answers, {})
 
     def test_the_server_stops(self) -> None:
         request = self.get("index.m3u8")

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenario", action="append", metavar="NAME", help="a scenario (repeat for more; default: all)")
     add("--players", action="append", type=_count, metavar="N", help="N players of one channel (repeat for more)")
     add("--format", choices=FORMATS, help="what the players of --players get over HTTP (default: they speak RTMP)")
+    add("--secure", action="store_true", help="these players come over HTTPS")
     add(
         "--quick",
         action="store_true",
@@ -120,7 +121,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], repeat: in
         for run in range(1, repeat + 1):
             # Every second round is in reverse order, so that none of the servers always runs first.
             for peer in servers if run % 2 else reversed(servers):
-                if scenario.needs_another and peer.relays is None:
+                if (scenario.needs_another and peer.relays is None) or not peer.serves(scenario):
                     continue
                 try:
                     results.append(measure(peer, scenario, run, seconds, options.settle, cores))
@@ -143,7 +144,7 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     if unknown := [name for name in names if name not in known]:
         raise BenchError(f"there is no scenario {unknown[0]}; there are {', '.join(known)}")
     return [known[name] for name in names] + [
-        audience(players, options.format or "") for players in options.players or []
+        audience(players, options.format or "", options.secure) for players in options.players or []
     ]
 
 

@@ -1,4 +1,4 @@
-"""One viewer of the load, over HTTP: reads an endless FLV stream or fragmented MP4, whatever chunks it comes in.
+"""One viewer of the load, over HTTP or HTTPS: reads endless FLV or fragmented MP4, whatever chunks it comes in.
 
 As a player does (``client``), it recognises each frame by its first bytes and skips the rest; only the viewers that
 are sampled look at every byte. ``rtmp.Refused`` is raised for an answer other than 200, and ``walker.WalkError`` for
@@ -8,30 +8,42 @@ what is no such stream.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable
 
 from . import frames, rtmp
 from .client import CONNECT_TIMEOUT_S, Checks
 from .walker import WalkError
 
-FORMATS = ("flv", "mp4")
+STREAMS = ("flv", "mp4")
+"""Formats that are one endless answer."""
+
+FORMATS = (*STREAMS, "hls")
+
+REQUEST = "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
 
 _FLV_HEADER = 13
 _TAG_HEADER = 11
 _PREVIOUS_SIZE = 4
 _BOX_HEADER = 8
 _LONGEST_LINE = 20
+_RECORD = 1 << 14
+_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_tls.check_hostname = False
+_tls.verify_mode = ssl.CERT_NONE
 
 
-class Viewer(Checks):
-    """``address`` is that of the web server. ``feed(buffer, start, end, now)`` takes received bytes."""
+class WebViewer(Checks):
+    """A connection to a web server at ``address``, over TLS if it is ``secure``; its certificate is not looked at.
+    ``feed(buffer, start, end, now)`` takes received bytes."""
+
+    feed: Callable[[bytearray, int, int, int], None]
 
     def __init__(
         self,
         address: tuple[str, int],
         app: str,
-        key: str,
-        format: str,
+        secure: bool,
         stream: frames.Stream,
         is_sampled: bool,
         on_latency: Callable[[int], None],
@@ -40,18 +52,52 @@ class Viewer(Checks):
         self.app = app
         self.is_ready = False
         self.is_closed = False
+        self.host = f"{address[0]}:{address[1]}"
+        self.socket = socket.create_connection(address, CONNECT_TIMEOUT_S)
+        self.asked_at = frames.clock()
+        if secure:
+            self.socket = _tls.wrap_socket(self.socket)
+        self.socket.setblocking(False)
+        self.receive_into = self._receive_records if secure else self.socket.recv_into
+
+    def _receive_records(self, view: memoryview) -> int:
+        """Receives whole TLS records, as many as there are and have room. Raises OSError."""
+        received = 0
+        while len(view) - received >= _RECORD:
+            try:
+                size = self.socket.recv_into(view[received:])
+            except ssl.SSLWantReadError:
+                break
+            if not size:
+                return received
+            received += size
+        if not received:
+            raise BlockingIOError
+        return received
+
+
+class Viewer(WebViewer):
+    """One that reads an endless stream."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        app: str,
+        key: str,
+        format: str,
+        secure: bool,
+        stream: frames.Stream,
+        is_sampled: bool,
+        on_latency: Callable[[int], None],
+    ) -> None:
+        super().__init__(address, app, secure, stream, is_sampled, on_latency)
         self.reader = Reader(self) if format == "flv" else MP4Reader(self)
-        self.feed: Callable[[bytearray, int, int, int], None] = self._read_head
+        self.feed = self._read_head
         self._head = bytearray()
         self._in_chunks = False
         self._chunk_left = 0  # of the chunk's data
         self._line = bytearray()  # what has come of a line with a chunk's size
-        self.socket = socket.create_connection(address, CONNECT_TIMEOUT_S)
-        self.socket.setblocking(False)
-        self.receive_into = self.socket.recv_into
-        self.asked_at = frames.clock()
-        host = f"{address[0]}:{address[1]}"
-        self.socket.send(f"GET /{app}/{key}.{format} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n".encode())
+        self.socket.send(REQUEST.format(path=f"/{app}/{key}.{format}", host=self.host).encode())
 
     def _read_head(self, buffer: bytearray, start: int, end: int, now: int) -> None:
         before = len(self._head)

@@ -29,7 +29,8 @@ from typing import Any
 
 from . import frames, rtmp
 from .client import Connection, Player, Publisher
-from .http import Viewer
+from .hls import HLSViewer, Playlists
+from .http import Viewer, WebViewer
 from .walker import RESERVE, Plans, WalkError
 
 ARENA_SIZE = 16 << 20
@@ -45,7 +46,7 @@ ORDERS_FD = 0
 LATENCY_UNIT_NS = 10_000
 
 
-AnyConnection = Connection | Viewer
+AnyConnection = Connection | WebViewer
 
 
 class LoadFailed(Exception):
@@ -68,6 +69,8 @@ class Job:
     publish_port: int = 0
     format: str = ""
     """What viewers get over HTTP; nothing for RTMP players."""
+    secure: bool = False
+    """Whether that is HTTPS."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -119,7 +122,8 @@ class Load:
         self._latencies = array.array("Q")
         self._figures = Figures()
         self._publishers: list[Publisher] = []
-        self._players: list[Player | Viewer] = []
+        self._players: list[Player | WebViewer] = []
+        self._playlists: Playlists = {}
         self._clock_start = 0
         self._sequences = [0, 0]
         self._received = 0
@@ -167,14 +171,17 @@ class Load:
             self._publishers.append(publisher)
             yield publisher
 
-    def _new_players(self) -> Iterator[Player | Viewer]:
+    def _new_players(self) -> Iterator[Player | WebViewer]:
         job = self._job
         for number in job.players:
             app, is_sampled = job.apps[number % len(job.apps)], number < len(job.apps)
             latency = self._latencies.append
-            player: Player | Viewer
-            if job.format:
-                player = Viewer(job.web_address, app, job.key, job.format, self._stream, is_sampled, latency)
+            seen = (self._stream, is_sampled, latency)
+            player: Player | WebViewer
+            if job.format == "hls":
+                player = HLSViewer(job.web_address, app, job.key, job.secure, *seen, self._playlists)
+            elif job.format:
+                player = Viewer(job.web_address, app, job.key, job.format, job.secure, *seen)
             else:
                 player = Player(job.address, app, job.key, self._stream, self._plans, is_sampled, latency)
             self._players.append(player)

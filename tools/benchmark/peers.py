@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import scenarios
-from .process import BenchError
+from .http import FORMATS
+from .process import BenchError, self_signed
 
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,7 @@ const NodeMediaServer = require({module});
 new NodeMediaServer({{
   bind: "{host}",
   rtmp: {{ port: {port}, chunk_size: 4096, gop_cache: true, ping: 30, ping_timeout: 60 }},
+  http: {{ port: {web_port} }},
   auth: {{ play: false, publish: false, secret: "" }},
   record: {{ auto: false }},
   store: {{ path: "./data" }},
@@ -62,7 +64,8 @@ new NodeMediaServer({{
 @dataclass(frozen=True)
 class Peer:
     """A server. ``command(directory, port)`` writes its configuration into ``directory`` and returns its command
-    line; ``web_options(port)`` follow it where viewers come over HTTP, to that port, which is the other and one."""
+    line; ``web_options(directory, port, secure)`` follow it where viewers come over HTTP or HTTPS, to that port, which
+    is the other and one. ``formats`` are those that it serves over HTTP."""
 
     name: str
     version: str
@@ -72,7 +75,13 @@ class Peer:
     """Options for a scenario's pushes or pulls, with the second server's port. None: it cannot, or nobody has said
     how."""
 
-    web_options: Callable[[int], list[str]] = lambda port: []
+    web_options: Callable[[Path, int, bool], list[str]] = lambda directory, port, secure: []
+    formats: tuple[str, ...] = ()
+    has_https: bool = False
+
+    def serves(self, scenario: scenarios.Scenario) -> bool:
+        """Whether a scenario's viewers can get what they want."""
+        return not scenario.format or (scenario.format in self.formats and (self.has_https or not scenario.secure))
 
 
 def _our_relays(scenario: scenarios.Scenario, port: int) -> list[str]:
@@ -99,7 +108,7 @@ def given(text: str) -> Peer:
         values = {"{port}": str(port), "{web_port}": str(port + 1), "{host}": HOST, "{dir}": str(directory)}
         return [_replace(word, values) for word in words]
 
-    return Peer(name, "as given", command)
+    return Peer(name, "as given", command, formats=FORMATS, has_https=True)
 
 
 def find(names: Iterable[str]) -> tuple[list[Peer], list[str]]:
@@ -168,13 +177,18 @@ def _server(name: str, package: Path, *search_path: str) -> Peer:
     def command(directory: Path, port: int) -> list[str]:
         return [twistd, "-n", "--pidfile=", "rtmp", "--rtmp-port", str(port), "--bind-address", HOST, *options]
 
-    def web_options(port: int) -> list[str]:
-        return ["--web-port", str(port), "--web-bind-address", HOST, "--web-max-per-ip", "1000000"]
+    def web_options(directory: Path, port: int, secure: bool) -> list[str]:
+        shared = ["--web-bind-address", HOST, "--web-max-per-ip", "1000000"]
+        if not secure:
+            return ["--web-port", str(port), *shared]
+        certificate, key = self_signed(directory)
+        files = ["--ssl-cert", str(certificate), "--ssl-key", str(key)]
+        return ["--web-ssl-port", str(port), *shared, *files, "--ssl-port", str(port + 1), "--ssl-bind-address", HOST]
 
     version = _output([twistd, "--version"]).splitlines()[0].rpartition(" ")[2]
     environment = {"PYTHONPATH": os.pathsep.join([str(package), *search_path])}
     shown = f"{_project_version(package)}, Twisted {version}"
-    return Peer(name, shown, command, environment, _our_relays, web_options)
+    return Peer(name, shown, command, environment, _our_relays, web_options, FORMATS, True)
 
 
 def _twistd() -> str:
@@ -226,11 +240,11 @@ def _node_media_server() -> Peer:
         raise BenchError(f"not in node_modules here or in {CACHE}: --install-peers puts it there, with npm")
 
     def command(directory: Path, port: int) -> list[str]:
-        text = _NODE_PROGRAM.format(module=json.dumps(str(module)), host=HOST, port=port)
+        text = _NODE_PROGRAM.format(module=json.dumps(str(module)), host=HOST, port=port, web_port=port + 1)
         (directory / "server.js").write_text(text)
         return [node, "server.js"]
 
-    return Peer(NODE, str(json.loads((module / "package.json").read_text())["version"]), command)
+    return Peer(NODE, str(json.loads((module / "package.json").read_text())["version"]), command, formats=("flv",))
 
 
 def _program(name: str) -> str:

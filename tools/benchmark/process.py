@@ -35,6 +35,18 @@ def free_port(host: str, following: int = 0) -> int:
             return port
 
 
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    """Makes a certificate for localhost and its key. Raises BenchError where there is no openssl."""
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    kind = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch -subj /CN=localhost"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(["openssl", "req", *kind.split(), *files], check=True, capture_output=True)
+    except FileNotFoundError as error:
+        raise BenchError("there is no openssl on this machine") from error
+    return certificate, key
+
+
 def raise_file_limit(needed: int) -> None:
     """Lets this process and its children open ``needed`` files. Raises BenchError where that is not allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

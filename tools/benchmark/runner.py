@@ -113,7 +113,8 @@ class LoadProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        os.sched_setaffinity(self._process.pid, {core})
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, {core})
         assert self._process.stdin and self._process.stdout
         self._orders, self._events = self._process.stdin, self._process.stdout
 
@@ -163,7 +164,7 @@ def measure(peer: Peer, scenario: Scenario, run: int, seconds: float, settle: fl
             assert peer.relays is not None
             _, other_port = stack.enter_context(serving(peer, set(cores.load)))
             options = peer.relays(scenario, other_port)
-        server, port = stack.enter_context(serving(peer, cores.server, options, scenario.format))
+        server, port = stack.enter_context(serving(peer, cores.server, options, scenario))
         with _loading(scenario, port, cores, other_port if scenario.edge else 0) as loads:
             _together(loads, "published", SETUP_TIMEOUT_S)
             began = time.monotonic()
@@ -181,16 +182,22 @@ def measure(peer: Peer, scenario: Scenario, run: int, seconds: float, settle: fl
 
 
 @contextmanager
-def serving(peer: Peer, cores: set[int], options: Sequence[str] = (), format: str = "") -> Iterator[tuple[Server, int]]:
-    """A server on these cores, and its port. With a ``format`` it serves HTTP on the next one as well."""
-    port = free_port(HOST, following=1)
+def serving(
+    peer: Peer, cores: set[int], options: Sequence[str] = (), scenario: Scenario | None = None
+) -> Iterator[tuple[Server, int]]:
+    """A server on these cores, and its port. If it is for a ``scenario`` with viewers, it serves HTTP or HTTPS on the
+    next one."""
+    port = free_port(HOST, following=2)
+    is_web = scenario is not None and bool(scenario.format)
     with tempfile.TemporaryDirectory(prefix="rtmp-bench-") as name:
         directory = Path(name)
-        command = [*peer.command(directory, port), *options, *(peer.web_options(port + 1) if format else [])]
+        command = [*peer.command(directory, port), *options]
+        if scenario is not None and scenario.format:
+            command += peer.web_options(directory, port + 1, scenario.secure)
         server = Server.start(peer.name, command, directory, peer.environment, cores)
         try:
             server.wait_until_listening(HOST, port)
-            if format:
+            if is_web:
                 server.wait_until_listening(HOST, port + 1)
             yield server, port
         finally:
@@ -214,6 +221,7 @@ def _loading(scenario: Scenario, port: int, cores: Cores, publish_port: int) -> 
                 publisher_chunk=scenario.publisher_chunk,
                 publish_port=publish_port,
                 format=scenario.format,
+                secure=scenario.secure,
             )
             loads.append(LoadProcess(job, cores.load[index]))
         yield loads

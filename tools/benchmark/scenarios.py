@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .http import FORMATS
+
 
 @dataclass(frozen=True)
 class Scenario:
     """``kbps`` kilobit a second on each of ``channels``; ``publisher_chunk`` is the chunk size publishers use;
-    ``format`` is what viewers get over HTTP, nothing for RTMP players.
+    ``format`` is what viewers get over HTTP (or HTTPS: ``secure``), nothing for RTMP players.
 
     The first channel is published to ``pushes`` channels of a second server. With ``edge``, everything is published to
     a second server, and the one that is measured pulls it from there.
@@ -22,6 +24,7 @@ class Scenario:
     pushes: int = 0
     edge: bool = False
     format: str = ""
+    secure: bool = False
 
     @property
     def needs_another(self) -> bool:
@@ -37,9 +40,10 @@ def app_name(channel: int) -> str:
     return f"bench{channel}"
 
 
-def audience(players: int, format: str = "") -> Scenario:
+def audience(players: int, format: str = "", secure: bool = False) -> Scenario:
     """That many players of one channel, which are the scenarios on the plot; or viewers over HTTP of a format."""
-    return Scenario(f"{players}-{format}-viewers" if format else f"{players}-players", players, format=format)
+    name = f"{players}-{format}-viewers{'-https' if secure else ''}" if format else f"{players}-players"
+    return Scenario(name, players, format=format, secure=secure)
 
 
 SCENARIOS = [
@@ -53,8 +57,7 @@ SCENARIOS = [
     Scenario("2000-players-20-channels", 2000, channels=20),
     Scenario("edge-500-players", 500, edge=True),
     Scenario("10-players-20-pushes", 10, kbps=6000, pushes=20),
-    audience(1000, "flv"),
-    audience(1000, "mp4"),
+    *(audience(1000, format, secure) for secure in (False, True) for format in FORMATS),
 ]
 
 FOR_WORKERS = ["1000-players", "2000-players-20-channels", "100-channels"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import subprocess
 import tempfile
 import time
 import urllib.request
@@ -18,7 +16,7 @@ from typing import Any
 from benchmark import peers
 from benchmark.load import LATENCY_UNIT_NS, Job
 from benchmark.peers import Peer
-from benchmark.process import BenchError, Server, Usage, free_port
+from benchmark.process import Server, Usage, free_port, self_signed
 from benchmark.runner import LoadProcess
 
 from .strangers import CHANNEL, KEY, Target
@@ -149,12 +147,7 @@ def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterat
 
 
 def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -> Server:
-    if not shutil.which("openssl"):
-        raise BenchError("there is no openssl on this machine")
-    certificate, key = directory / "certificate.pem", directory / "key.pem"
-    kind = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch -subj /CN=localhost"
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", "req", *kind.split(), *files], check=True, capture_output=True)
+    certificate, key = self_signed(directory)
     port, ssl_port, http_port, web_port, web_ssl_port = ports
     settings: dict[str, Any] = {
         "max-ip-concurrent-connections": PLACES,
