@@ -93,6 +93,7 @@ class ClusterNode:
         """Returns the services of the server with those of the node, in their order."""
         self.directory.broker = options.broker
         self._edges = Edges(options, self.directory, make=partial(NodePull, self.directory.secret))
+        self.directory.moved = self._edges.moved
         before = [self.directory, *([] if self._recorded is None else [self._recorded])]
         return [*before, *services, EdgeService(options.broker, self._edges)]
 
