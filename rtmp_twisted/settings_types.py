@@ -21,7 +21,7 @@ LONGEST_SHOWN: Final = 200
 """How many characters of a wrong value an error line repeats at most."""
 
 MAX_WORKERS: Final = 64
-"""Most workers; `auto` may be less than the cores of a larger machine."""
+"""Most workers. ``auto`` may be less than the cores of a larger machine."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
