@@ -207,7 +207,7 @@ class RoundTests(PublisherPollerCase):
     def test_the_interval(self) -> None:
         self.take("one")
         self.take("two")
-        for load, interval in [(0.2, 0), (0.5, 0.005), (0.625, 0.0175), (0.75, 0.03), (1.0, 0.05), (1.2, 0.05)]:
+        for load, interval in [(0.2, 0), (0.5, 0.005), (0.625, 0.0125), (0.75, 0.02), (1.0, 0.03), (1.2, 0.03)]:
             self.busy(load)
             self.assertAlmostEqual(self.poller.interval, interval, msg=str(load))
         self.busy(0.1)
@@ -221,10 +221,10 @@ class RoundTests(PublisherPollerCase):
         self.story.clear()
         one.sendall(b"1")
         two.sendall(b"2")
-        self.clock.advance(0.02)
+        self.clock.advance(0.015)
         self.poller.poll_if_due()
         self.assertEqual(self.story, [])
-        self.clock.advance(0.02)
+        self.clock.advance(0.015)
         self.assertEqual(sorted(self.story[:2]), [("one", b"1"), ("two", b"2")])
         self.assertEqual(self.story[2:], [FLUSH])
         self.busy(0.0)
