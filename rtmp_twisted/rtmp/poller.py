@@ -36,7 +36,7 @@ PATIENCE_SECONDS: Final = 0.002
 LOAD_SECONDS: Final = 0.25
 """How often the load is measured, which is the part of a core that the process takes."""
 
-ROUNDS: Final = ((0.2, 0.0), (0.5, 0.005), (0.75, 0.02), (1.0, 0.03))
+ROUNDS: tuple[tuple[float, float], ...] = ((0.2, 0.0), (0.5, 0.005), (0.75, 0.02), (1.0, 0.03))
 """Loads, and the seconds from one round to the next at each; in proportion between them."""
 
 LEAST_SECONDS: Final = 0.001

@@ -69,6 +69,7 @@ class CertificateTests(TestCase):
         await until(lambda: publication.on_air_since is not None)
         publication.write(AVC_HEADER)
         publication.write(avc(0, True))
+        broker.scheduler.flush_pending()  # as a publisher's connection does
         await until(lambda: relays.statuses()[0].state == "live" or relays.statuses()[0].last_error)
         status = relays.statuses()[0]
         if status.state == "live":
