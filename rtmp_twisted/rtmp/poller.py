@@ -129,8 +129,7 @@ class PublisherPoller:
     def poll_if_due(self) -> None:
         """Reads publishers if the reactor has been busy with others for a while, so that viewers do not wait for
         that. Called between pieces of work of which there may be many in one turn, such as starting a player."""
-        patience = max(PATIENCE_SECONDS, self.interval)
-        if self._readers and not self._reading and self._clock.seconds() - self._read_at >= patience:
+        if self._readers and not self._reading and self._clock.seconds() - self._read_at >= PATIENCE_SECONDS:
             self.doRead()
 
     # What the reactor calls

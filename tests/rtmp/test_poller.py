@@ -222,13 +222,23 @@ class RoundTests(PublisherPollerCase):
         one.sendall(b"1")
         two.sendall(b"2")
         self.clock.advance(0.015)
-        self.poller.poll_if_due()
         self.assertEqual(self.story, [])
         self.clock.advance(0.015)
         self.assertEqual(sorted(self.story[:2]), [("one", b"1"), ("two", b"2")])
         self.assertEqual(self.story[2:], [FLUSH])
         self.busy(0.0)
         self.assertEqual((self.reactor.readers, self.clock.getDelayedCalls()), ([self.poller], []))
+
+    def test_between_what_others_do(self) -> None:
+        """Who has much to do for others makes publishers wait no longer because of that."""
+        _, one = self.take("one")
+        self.take("two")
+        self.busy(0.75)
+        self.story.clear()
+        one.sendall(b"1")
+        self.clock.advance(2 * PATIENCE_SECONDS)
+        self.poller.poll_if_due()
+        self.assertEqual(self.story, [("one", b"1"), FLUSH])
 
     def test_what_one_round_does_not_take_is_read_at_once(self) -> None:
         _, one = self.take("one")
