@@ -23,11 +23,10 @@ from zlib import crc32
 from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger, globalLogBeginner
 
 from rtmp_twisted.cluster.authority import SupervisorAuthority, SupervisorGuessing
-from rtmp_twisted.cluster.control import Control, Failed
+from rtmp_twisted.cluster.control import Control, Failed, attach
 from rtmp_twisted.cluster.directory import WorkerDirectory
 from rtmp_twisted.cluster.edges import Edges, WorkerEndpoint
 from rtmp_twisted.cluster.handover import PEER, RTMP, RTMPS, WEB, WEBS, adopt, as_address, close
@@ -319,16 +318,6 @@ def _nothing(_: object) -> None:
     """For a handler whose result nobody wants."""
 
 
-class _One(Factory):
-    noisy = False
-
-    def __init__(self, control: Control) -> None:
-        self._control = control
-
-    def buildProtocol(self, addr: object) -> Control:
-        return self._control
-
-
 def main() -> None:
     with suppress(OSError, AttributeError):  # where there is no prctl, the end of the channel has to do
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -341,7 +330,7 @@ def main() -> None:
     channel = socket.socket(fileno=CONTROL)
     channel.setblocking(False)
     made: Any = reactor
-    made.adoptStreamConnection(CONTROL, socket.AF_UNIX, _One(WorkerProcess(reactor).control))
+    attach(made, CONTROL, WorkerProcess(reactor).control)
     channel.close()
     made.run(installSignalHandlers=False)
 

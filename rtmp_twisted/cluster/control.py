@@ -8,12 +8,13 @@ other: they are processes of one program, and nobody else has the socket.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
@@ -155,3 +156,18 @@ def _failed(error: Exception) -> Deferred[Any]:
     failed: Deferred[Any] = Deferred()
     failed.errback(error)
     return failed
+
+
+def attach(reactor: Any, descriptor: int, control: Control) -> None:
+    """Has ``control`` speak over one end of the socket pair, of which a copy is taken."""
+    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, _One(control))
+
+
+class _One(Factory):
+    noisy = False
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def buildProtocol(self, addr: object) -> Control:
+        return self._control

@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import rtmp_twisted
-from rtmp_twisted.cluster.control import Control, Failed, Gone
+from rtmp_twisted.cluster.control import Control, Failed, Gone, attach
 
 CONTROL: Final = 3
 """The descriptor of the control channel in a worker."""
@@ -84,7 +84,7 @@ class Worker(ProcessProtocol):
         try:
             ours.setblocking(False)
             self.control = Control(handlers(self), self._channel_lost)
-            reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _One(self.control))
+            attach(reactor, ours.fileno(), self.control)
             self._process: Any = reactor.spawnProcess(
                 self,
                 sys.executable,
@@ -180,16 +180,6 @@ class Worker(ProcessProtocol):
             self.ended = True
             self.ready = False
             self._on_end(self)
-
-
-class _One(Factory):
-    noisy = False
-
-    def __init__(self, protocol: Control) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: object) -> Control:
-        return self._protocol
 
 
 def _environment() -> dict[str, str]:

@@ -23,6 +23,7 @@ from rtmp_twisted.live.broker import Broker
 from rtmp_twisted.live.publication import Publication, PublishState
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.redis_connection import RedisAddress
+from tests.cluster.chaos import DUMP
 from tests.support.fakes import reactor, until
 from tests.support.redis_server import RedisServer
 from tests.support.rtmp_client import aac
@@ -441,16 +442,3 @@ class FaultTests(ClusterCase):
         await until(lambda: len(self.platform.ended) == 2, "the ends")
         await deferLater(reactor, 0, lambda: None)
         self.assertEqual(self.ends(), ["stream-1", "stream-2"])
-
-
-DUMP = b"""
-local found = {}
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  found[#found + 1] = key
-  local kind = redis.call('TYPE', key).ok
-  local value = kind == 'hash' and redis.call('HGETALL', key) or kind == 'set' and redis.call('SMEMBERS', key)
-  found[#found + 1] = cjson.encode(value or redis.call('GET', key))
-end
-return {ok = string.gsub(table.concat(found, ' '), '[\\r\\n]', ' ')}
-"""
-"""All that Redis holds, on one line."""

@@ -7,21 +7,10 @@ import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory
 from twisted.trial.unittest import TestCase
 
-from rtmp_twisted.cluster.control import Control, Failed, Gone
+from rtmp_twisted.cluster.control import Control, Failed, Gone, attach
 from tests.support.fakes import reactor, until, within
-
-
-class _One(Factory):
-    noisy = False
-
-    def __init__(self, protocol: Control) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: object) -> Control:
-        return self._protocol
 
 
 class ControlTests(TestCase):
@@ -33,7 +22,7 @@ class ControlTests(TestCase):
         self.other = Control({}, lambda: self.gone.append("other"))
         for end, control in zip(socket.socketpair(), (self.one, self.other), strict=True):
             end.setblocking(False)
-            reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, _One(control))
+            attach(reactor, end.fileno(), control)
             end.close()
 
     async def tearDown(self) -> None:  # type: ignore[override]
