@@ -26,15 +26,22 @@ _log = Logger()
 
 
 class FleetOperations:
-    """`live.operations.Operations`. ``text`` makes the text of /metrics of what each worker, by number, has said."""
+    """`live.operations.Operations`. ``text`` makes the text of /metrics of what each worker, by number, has said;
+    ``other_nodes`` is what is known of a cluster's nodes."""
 
     def __init__(
-        self, supervisor: Supervisor, fleet: Fleet, clock: Any, text: Callable[[dict[int, Any], dict[str, str]], bytes]
+        self,
+        supervisor: Supervisor,
+        fleet: Fleet,
+        clock: Any,
+        text: Callable[[dict[int, Any], dict[str, str]], bytes],
+        other_nodes: Callable[[], Deferred[list[dict[str, Any]]]] | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._fleet = fleet
         self._clock = clock
         self._text = text
+        self._other_nodes = other_nodes
         self._numbers = count(1)
         self._pushes: dict[str, tuple[str, str]] = {}  # by id: those that operators have added
 
@@ -125,8 +132,8 @@ class FleetOperations:
         for id, (channel, url) in self._pushes.items():
             worker.control.call("add_push", channel=channel, url=url, id=id).addErrback(lambda _: None)
 
-    def nodes(self) -> None:
-        """A server of several processes is in no cluster."""
+    def nodes(self) -> Deferred[list[dict[str, Any]]] | None:
+        return None if self._other_nodes is None else self._other_nodes()
 
     def metrics(self) -> Deferred[bytes]:
         return Deferred.fromCoroutine(self._metrics())

@@ -1,4 +1,4 @@
-"""Three nodes, Redis and an application, of which each is killed, paused or emptied while encoders publish and viewers
+"""Three nodes (the first of them with two workers), Redis and an application, of which each is killed, paused or emptied while encoders publish and viewers
 play; and what every viewer saw and what the application heard is checked. ./tools/cluster runs it.
 
 An encoder numbers its publishes, and the frames of each, so `check_viewer` knows what may follow what. A viewer that
@@ -244,8 +244,8 @@ class Chaos:
         self._app.answer = self._answer
         self._app.listen()
         self._case.addCleanup(self._app.stop)
-        for _ in range(NODES):
-            self._nodes.append(await self._node(free_port()))
+        for number in range(NODES):
+            self._nodes.append(await self._node(free_port(), workers=2 if number == 0 else 1))
         for number in range(channels):
             self._encoders.append(Encoder(f"channel-{number}", self._somewhere))
         for number in range(viewers):
@@ -301,7 +301,8 @@ class Chaos:
         node.signal(signal.SIGKILL)
         await node.ended
         await deferLater(reactor, 9, lambda: None)
-        self._nodes[self._nodes.index(node)] = await self._node(node.port)
+        index = self._nodes.index(node)
+        self._nodes[index] = await self._node(node.port, workers=2 if index == 0 else 1)
 
     async def _pause(self) -> None:
         """Half of its viewers leave it, and come back when it wakes up."""
@@ -311,13 +312,13 @@ class Chaos:
         leaving = [viewer for viewer in self._viewers if viewer.channel in channels][::2]
         await self._send(leaving, lambda: node)
         self._paused.add(node)
-        node.signal(signal.SIGSTOP)
+        node.signal_all(signal.SIGSTOP)
         for encoder in held:
             encoder.abandon()
         await self._send(leaving, self._somewhere)
         await deferLater(reactor, self.random.uniform(2, 11), lambda: None)
         self._paused.discard(node)
-        node.signal(signal.SIGCONT)
+        node.signal_all(signal.SIGCONT)
         for encoder in held:
             encoder.wake()
         await self._send(leaving, lambda: node)
@@ -349,7 +350,7 @@ class Chaos:
 
     # Inside
 
-    async def _node(self, port: int) -> Server:
+    async def _node(self, port: int, workers: int) -> Server:
         wrapper = []
         if self._sabotage:
             directory = str(Path(__file__).parent / "sabotage")
@@ -359,6 +360,7 @@ class Chaos:
             self._case,
             *wrapper,
             rtmp_port=str(port),
+            workers=str(workers),
             bind_address="127.0.0.1",
             cluster_use="YES",
             cluster_address=f"rtmp://127.0.0.1:{port}",

@@ -47,17 +47,34 @@ class Encoder:
     async def publish(self, node: Server | Front) -> None:
         """Tries until it is accepted."""
         while True:
-            one = await client(node.port)
             try:
-                await one.open("tv")
-                await one.publish(self.key)
-                break
+                await self.once(node)
+                return
             except AssertionError:
-                one.transport.abortConnection()
                 await deferLater(reactor, 0.1, lambda: None)
+
+    async def once(self, node: Server | Front) -> None:
+        """Raises AssertionError where it is refused."""
+        one = await client(node.port)
+        try:
+            await one.open("tv")
+            await one.publish(self.key)
+        except AssertionError:
+            one.transport.abortConnection()
+            raise
         self.on_air = one
         self.publishes += 1
         one.send(AVC_HEADER)
+
+    async def publish_elsewhere(self, node: Server | Front) -> None:
+        """Leaves its node for another one."""
+        self.abort()
+        await self.publish(node)
+
+    def abort(self) -> None:
+        if self.on_air is not None:
+            self.on_air.transport.abortConnection()
+            self.on_air = None
 
     def frame(self) -> None:
         if self.on_air is not None and not self.on_air.closed:
@@ -150,8 +167,7 @@ class NodesCase(TestCase):
 
         def stop() -> None:
             call.cancel()
-            if encoder.on_air is not None:
-                encoder.on_air.transport.abortConnection()
+            encoder.abort()
 
         go_on()
         self.addCleanup(stop)

@@ -163,6 +163,15 @@ class Server(Program):
         if workers:
             await deferLater(reactor, 0)  # in which their clients hear of it
 
+    def signal_all(self, number: int) -> None:
+        """Sends a signal to it and to its workers."""
+        found = [re.search(r" worker (\d+) is ready \(process (\d+)\)", line) for line in self.lines]
+        workers = {match[1]: int(match[2]) for match in found if match}
+        self.signal(number)
+        for pid in workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def up(self) -> Deferred[re.Match[str]]:
         """Fires when it listens."""
         return self.until(r" info RTMP on ")
