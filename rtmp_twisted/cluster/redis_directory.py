@@ -286,7 +286,7 @@ class RedisDirectory(Service, Watched):
             self._starts += 1
             id = f"{self.node}-{self._starts}"
             sealed = self.secret.seal(json.dumps([publication.key, publication.stream_id]), id)
-            start = Start(id, channel, number, publication.client_ip, sealed)
+            start = Start(id, self.node, channel, number, publication.client_ip, sealed)
         key = publication.play_key
         place = Place(
             channel,
@@ -393,7 +393,7 @@ class RedisDirectory(Service, Watched):
             if held.start is not None and not known:
                 publication = held.publication
                 self.take_start(held.claim.channel, publication.key, publication.stream_id)
-                await self.store.forget(held.start.id)
+                await self.store.forget(held.start)
 
     def _superseded(self, held: _Held) -> None:
         """Another node has the channel by a later claim: this one's publish ends, and its players go on there."""

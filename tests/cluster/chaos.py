@@ -1,5 +1,6 @@
-"""Three nodes (the first of them with two workers), Redis and an application, of which each is killed, paused or emptied while encoders publish and viewers
-play; and what every viewer saw and what the application heard is checked. ./tools/cluster runs it.
+"""Three nodes (the first of them with two workers), Redis and an application, of which each is killed, paused or
+emptied while encoders publish and viewers play; and what every viewer saw and what the application heard is checked.
+./tools/cluster runs it.
 
 An encoder numbers its publishes, and the frames of each, so `check_viewer` knows what may follow what. A viewer that
 loses its node goes to another one, and what it sees there belongs to the same history. While a node is paused, its
