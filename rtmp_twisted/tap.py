@@ -470,6 +470,7 @@ def operator_http(
     status = None if web is None else WebStatus(web.viewers, web.site, web.limits)
     metrics = Metrics(reactor, broker, factory, timed, links, status, relays)
     operations = LocalOperations(reactor, broker, metrics.sampler, metrics.text, relays, nodes)
+    operations.away.clients += [factory.clients, *([] if web is None else [web.viewers.clients])]
     return operators_site(settings, reactor, operations, broker.scheduler.turns)
 
 

@@ -228,8 +228,11 @@ class WorkerProcess:
             "add_push": add_push,
             "remove_push": operations.remove_push,
             "metrics": lambda: as_values(metrics.families()),
+            "left": operations.left,
         }
         self.control.handlers.update({name: partial(_answer, call) for name, call in asked.items()})
+        operations.away.clients += [self._factory.clients, *([] if self._web is None else [self._web.viewers.clients])]
+        self.control.handlers["send_away"] = operations.drain
 
     # Connections
 

@@ -122,6 +122,7 @@ class Edges:
         pulled = {channel: node for channel, node in self.pulled.items() if isinstance(node, Node)}
         shown = islice(pulled.items(), MAX_SHOWN)
         return {
+            "draining": self._broker.draining,
             "players": sum(len(channel.players) for channel, _ in self._broker.channels()),
             "pulling": len(pulled),
             "pulls": [{"channel": channel, "from": node.name, "address": node.address} for channel, node in shown],

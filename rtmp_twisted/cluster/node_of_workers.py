@@ -72,6 +72,7 @@ class NodeOfWorkers:
     def _load(self) -> dict[str, Any]:
         said = [worker.said for worker in self._supervisor.workers.values() if worker.said]
         return {
+            "draining": any(one["draining"] for one in said),
             "players": sum(one["players"] for one in said),
             "pulling": sum(one["pulling"] for one in said),
             "pulls": [pull for one in said for pull in one["pulls"]],

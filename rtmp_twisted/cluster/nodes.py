@@ -102,6 +102,7 @@ class EdgeService(Service):
     """Ends all pulls when it stops."""
 
     def __init__(self, broker: Broker, edges: Edges) -> None:
+        self._broker = broker
         self._notices = broker.notices
         self._edges = edges
 
@@ -111,5 +112,6 @@ class EdgeService(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self._broker.draining = True  # which the other nodes are told
         self._notices.observers.remove(self._edges)
         return DeferredList(self._edges.stop(), consumeErrors=True).addCallback(lambda _: None)

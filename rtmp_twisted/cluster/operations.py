@@ -44,14 +44,33 @@ class FleetOperations:
         self._other_nodes = other_nodes
         self._numbers = count(1)
         self._pushes: dict[str, tuple[str, str]] = {}  # by id: those that operators have added
+        self._draining = False
 
     def start(self) -> None:
-        self._supervisor.begun.append(self._tell_pushes)
+        self._supervisor.begun += [self._tell_pushes, self._tell_draining]
 
     def stop(self) -> None: ...
 
     def healthy(self) -> bool:
         return any(worker.ready for worker in self._supervisor.workers.values())
+
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self, on: bool) -> None:
+        self._draining = on
+        self._supervisor.tell_all("send_away", on=on)
+
+    def _tell_draining(self, worker: Worker) -> None:
+        if self._draining:
+            worker.control.tell("send_away", on=True)
+
+    def left(self) -> Deferred[dict[str, int]]:
+        return Deferred.fromCoroutine(self._left())
+
+    async def _left(self) -> dict[str, int]:
+        parts = (await self._ask("left")).values()
+        return {what: sum(part[what] for part in parts) for what in ("publishers", "players")}
 
     async def _ask(self, name: str, **values: Any) -> dict[int, Any]:
         """What each worker answers, by its number."""

@@ -116,7 +116,6 @@ class RedisDirectory(Service, Watched):
         """Called with a channel that another node has, or has not any more."""
         self.orphaned: Callable[[list[Start]], None] = lambda starts: None
         """Called with accepted starts of nodes that have died."""
-        self.draining = False
         self.ticked = 0
         """How often Redis was asked about everything, and has answered."""
         self._reactor: IReactorTime = reactor
@@ -412,7 +411,7 @@ class RedisDirectory(Service, Watched):
         self.store.node = f"{self.store.node.partition('.')[0]}.{int(self._reactor.seconds())}"
 
     def _said(self) -> dict[str, Any]:
-        return {"address": self._address, "draining": self.draining, "channels": len(self._held), **self._load()}
+        return {"address": self._address, "channels": len(self._held), **self._load()}
 
     def _wanted(self) -> list[str]:
         """Channels elsewhere that somebody here wants; the others are forgotten."""
