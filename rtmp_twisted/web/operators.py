@@ -174,12 +174,13 @@ class _OperatorResource(Resource):
         return _error(http.NOT_FOUND, "there is no such page")
 
     def _health(self, asked: str) -> _Answer:
-        """healthz: whether the server is alive. readyz: whether clients may come."""
+        """healthz: whether the server is alive. readyz: whether clients may come. While it is drained that is 404, at
+        which HAProxy (``http-check disable-on-404``) sends nobody, and leaves those alone that are there."""
         plain = "text/plain; charset=utf-8"
         if not self._operations.healthy():
             return _Answer(b"no worker is ready\n", http.SERVICE_UNAVAILABLE, plain)
         if asked == "readyz" and self._operations.draining():
-            return _Answer(b"it is being drained\n", http.SERVICE_UNAVAILABLE, plain)
+            return _Answer(b"it is being drained\n", http.NOT_FOUND, plain)
         return _Answer(b"ok\n", content_type=plain)
 
     def _allow(

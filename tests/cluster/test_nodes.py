@@ -277,8 +277,8 @@ class BalancerTests(NodesCase):
         balancer, proxy = free_port(), "127.0.0.2"
         nodes = await self.three(proxy_protocol_from=proxy, publish_return_seconds="20")
         config = (ROOT / "docker/haproxy.cfg").read_text()
-        for number, node in enumerate(nodes, 1):
-            config = config.replace(f"node{number}:1935", f"127.0.0.1:{node.port}")
+        for number, (node, http) in enumerate(zip(nodes, self.http, strict=True), 1):
+            config = config.replace(f"node{number}:1935", f"127.0.0.1:{node.port} port {http}")
         config = config.replace("bind :1935", f"bind 127.0.0.1:{balancer}")
         config = config.replace("default-server ", f"default-server source {proxy} ")
         file = Path(self.mktemp()).absolute()
@@ -300,6 +300,14 @@ class BalancerTests(NodesCase):
         for player in [*staying, await self.player(front)]:
             await self.see(player, 2)
             self.check(player)
+        # The other one of those that are left is drained: nobody is sent there, though it has the fewest connections.
+        drained = next(node for node in nodes if node is not holder and "publishing" not in "\n".join(node.lines))
+        url = f"http://127.0.0.1:{self.http[nodes.index(drained)]}/api/v1/drain"
+        await treq.post(url, persistent=False)
+        await until(lambda: sum(not player.closed for player in players) < 2, "the viewers that are sent away")
+        await deferLater(reactor, 2.5, lambda: None)  # it is asked every second
+        for _ in range(3):
+            await self.see(await self.player(front), 2)
 
 
 class StopTests(NodesCase):
@@ -352,7 +360,7 @@ class DrainTests(NodesCase):
         with self.assertRaises(AssertionError):
             await self.player(many)
         ready = await treq.get(f"http://127.0.0.1:{self.http[0]}/readyz", persistent=False)
-        self.assertEqual(ready.code, 503)
+        self.assertEqual(ready.code, 404)
         draining = {node["address"]: node["draining"] for node in (await self.get(1, "/api/v1/nodes"))["nodes"]}
         self.assertEqual(draining, {f"rtmp://127.0.0.1:{many.port}": True, f"rtmp://127.0.0.1:{two.port}": False})
         moved = await self.player(two)

@@ -143,7 +143,7 @@ class DrainTests(HTTPCase):
         self.assertEqual((await self.ask("/api/v1/drain", "POST")).code, 401)
         drained = await self.ask("/api/v1/drain", "POST", **token)
         self.assertEqual(drained.json, {"draining": True, "publishers": 1, "players": 24})  # 3 of 27 were looked at
-        self.assertEqual([(await self.ask(path)).code for path in ("/readyz", "/healthz")], [503, 200])
+        self.assertEqual([(await self.ask(path)).code for path in ("/readyz", "/healthz")], [404, 200])
         self.assertEqual(sum(player.closing for player in players), 2)
         for command in "publish", "play":
             late = self.world.connect("192.0.2.7").open("tv" if command == "play" else "radio")
