@@ -106,6 +106,8 @@ class Encoder:
     number: int = 0
     waits: list[float] = field(factory=list)
     """Seconds from each loss to the next acceptance."""
+    sent: set[tuple[int, int]] = field(factory=set)
+    """Numbers of the publish and of the frame, of what it has sent to a node that was there."""
 
     async def run(self) -> None:
         lost_at = reactor.seconds()
@@ -128,6 +130,7 @@ class Encoder:
                 self.waits.append(reactor.seconds() - lost_at)
                 one.send(AVC_HEADER)
             self._frame(self.on_air, self.publishes, self.number)
+            self.sent.add((self.publishes, self.number))
             self.number += 1
             await deferLater(reactor, FRAME_SECONDS, lambda: None)
             lost_at = reactor.seconds()
@@ -170,13 +173,16 @@ class Viewer:
     node: Server | None = None
     playing: RTMPClient | None = None
     connections: list[list[Seen]] = field(factory=list)
+    make: Callable[[], RTMPClient] = RTMPClient
+    made: list[RTMPClient] = field(factory=list)
+    """All its connections that were accepted."""
 
     async def run(self) -> None:
         while self.running:
             if self.playing is None or self.playing.closed:
                 self._keep()
                 self.node = self.where()
-                one = await connect(self.node)
+                one = await connect(self.node, self.make)
                 if one is None:
                     await deferLater(reactor, 0.1, lambda: None)
                     continue
@@ -184,6 +190,7 @@ class Viewer:
                     await one.open(self.channel)
                     await one.play(KEY)
                     self.playing = one
+                    self.made.append(one)
                 except AssertionError:
                     one.transport.abortConnection()
             await deferLater(reactor, 0.02, lambda: None)
@@ -204,9 +211,9 @@ class Viewer:
         self._keep()
 
 
-async def connect(node: Server) -> RTMPClient | None:
+async def connect(node: Server, make: Callable[[], RTMPClient] = RTMPClient) -> RTMPClient | None:
     try:
-        return await client(node.port)
+        return await client(node.port, node.host, make)
     except Exception:
         return None
 

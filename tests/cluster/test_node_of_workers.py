@@ -4,7 +4,6 @@ becomes of it when a worker, or all of the node, dies or hangs. Connections go t
 from __future__ import annotations
 
 import os
-import re
 import signal
 
 from twisted.internet.task import deferLater
@@ -23,10 +22,6 @@ class NodeOfWorkersTests(NodesCase):
         for number in 1, 2:
             await many.until(rf" worker {number} is ready")
         return many, await self.node(workers="1", **settings)
-
-    def pid(self, node: Server, worker: int) -> int:
-        found = [re.search(rf" worker {worker} is ready \(process (\d+)\)", line) for line in node.lines]
-        return int([match for match in found if match][-1][1])
 
     async def pulled(self, viewers: int) -> dict[str, int]:
         """What the nodes say of their pulls, by address, when all of these viewers are counted."""
@@ -59,7 +54,7 @@ class NodeOfWorkersTests(NodesCase):
         self.assertEqual(await self.pulled(4), {addresses[0]: 1, addresses[1]: 0})
         self.assertEqual(sum('playing channel "tv"' in line for line in single.lines), 1)
         # The worker that pulls it for both dies: the other one does so from there on.
-        os.kill(self.pid(many, 1), signal.SIGKILL)
+        os.kill(many.workers[1], signal.SIGKILL)
         await within(waiting[0].lost)
         newest = numbers(waiting[1])[-1][1]
         await until(lambda: numbers(waiting[1])[-1][1] > newest + 10, "what comes over the other pull")
@@ -79,7 +74,7 @@ class NodeOfWorkersTests(NodesCase):
         for player in [*here, there]:
             await self.see(player, 1)
         self.assertIn("live publisher", await self.refused(single))
-        os.kill(self.pid(many, 1), signal.SIGKILL)
+        os.kill(many.workers[1], signal.SIGKILL)
         await until(lambda: here[0].closed and self.events("stop") == 1, "the end")
         began = reactor.seconds()
         await encoder.publish(many)  # worker 2: the other one is not there yet, or has as few
