@@ -31,6 +31,9 @@ FREE_GROWTH = 0.4
 """The part of the highest growth that may remain as well. Python gives memory back in pieces of 1 MiB that are wholly
 free: after a peak of very many small objects, free memory remains between the few that live on, and is used again."""
 
+FREEING_S = 2.5
+"""The server looks every second whether there is memory to give back, and does it a second later."""
+
 NICE = 5
 WARM_UP_S = 3.0
 PAUSE_S = 0.2
@@ -104,6 +107,7 @@ def _when_all_have_gone(stage: Stage) -> int:
             stage.settled()
             break
         time.sleep(PAUSE_S)
+    time.sleep(FREEING_S)
     return stage.memory()
 
 
