@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from benchmark.peers import Peer
-from benchmark.process import PROC
+from benchmark.process import highest_memory
 
 from .attackers import ATTACKERS, ATTACKERS_AT_ONCE
 from .stage import SETTLING_S, Seen, Stage, staged
@@ -61,11 +61,11 @@ class Outcome:
         return is_healthy and self.seen.waited_ms <= LONGEST_WAIT_MS and not self.seen.faults and not self.problems
 
 
-def attack(peer: Peer, kind: str, seconds: float) -> Outcome:
+def attack(peer: Peer, kind: str, seconds: float, workers: int = 1) -> Outcome:
     """Starts a server with an audience, and lets attackers of a kind at it for some seconds. Raises BenchError."""
     problems: list[str] = []
     # With a merge interval of 0 each frame is written at once, so all that it waits is for others.
-    with staged(peer, problems, write_merge_ms=0) as stage:
+    with staged(peer, problems, write_merge_ms=0, workers=workers) as stage:
         time.sleep(WARM_UP_S)
         before = stage.settled().memory
         stage.begin()
@@ -136,8 +136,7 @@ class _Watch:
 
     def look(self) -> None:
         """Notes the highest memory so far, which the kernel remembers."""
-        status = (PROC / str(self._stage.pid) / "status").read_text()
-        self.highest = int(status.split("VmHWM:")[1].split()[0]) * 1024
+        self.highest = max(self.highest, highest_memory(self._stage.pid))
 
 
 def _is_healthy(port: int) -> bool:
