@@ -49,8 +49,11 @@ class State:
 class Stage:
     """The server's process, its ports, and the audience."""
 
-    def __init__(self, server: Server, ports: list[int], audience: LoadProcess, write_merge_ms: int) -> None:
+    def __init__(
+        self, server: Server, ports: list[int], audience: LoadProcess, write_merge_ms: int, workers: int
+    ) -> None:
         self.server = server
+        self._workers = workers
         self.port, self.ssl_port, self.http_port, self.web_port, self.web_ssl_port = ports
         self._audience = audience
         self._write_merge_ms = write_merge_ms
@@ -81,6 +84,8 @@ class Stage:
             is_settled = state == (wanted or last) and state.connections == PLAYERS + 1
             if last is not None and last.memory - state.memory >= FALLING:
                 is_settled = False  # it lets go of large logs little by little
+            if self._workers > 1 and state.players != PLAYERS:
+                is_settled = False  # what makes segments for HLS is there for 30 s more, on some workers or on all
             if is_settled or time.monotonic() > deadline:
                 return state
             last = state
@@ -136,7 +141,7 @@ def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100, workers: 
                 audience.await_event("published", 60)
                 audience.order("join")
                 audience.await_event("joined", 60)
-                yield Stage(server, ports, audience, write_merge_ms)
+                yield Stage(server, ports, audience, write_merge_ms, workers)
             finally:
                 audience.stop()
         finally:
