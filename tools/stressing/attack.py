@@ -27,7 +27,7 @@ LONGEST_WAIT_MS = 50.0
 GROWTH = 16e6
 """Bytes of memory that may remain."""
 
-FREE_GROWTH = 0.4
+FREE_GROWTH = 0.25
 """The part of the highest growth that may remain as well. Python gives memory back in pieces of 1 MiB that are wholly
 free: after a peak of very many small objects, free memory remains between the few that live on, and is used again."""
 
