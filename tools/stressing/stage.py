@@ -16,7 +16,7 @@ from typing import Any
 from benchmark import peers
 from benchmark.load import LATENCY_UNIT_NS, Job
 from benchmark.peers import Peer
-from benchmark.process import Server, Usage, free_port, self_signed
+from benchmark.process import Server, Usage, free_port, self_signed, tree
 from benchmark.runner import LoadProcess
 
 from .strangers import CHANNEL, KEY, Target
@@ -49,8 +49,11 @@ class State:
 class Stage:
     """The server's process, its ports, and the audience."""
 
-    def __init__(self, server: Server, ports: list[int], audience: LoadProcess, write_merge_ms: int) -> None:
+    def __init__(
+        self, server: Server, ports: list[int], audience: LoadProcess, write_merge_ms: int, workers: int
+    ) -> None:
         self.server = server
+        self._workers = workers
         self.port, self.ssl_port, self.http_port, self.web_port, self.web_ssl_port = ports
         self._audience = audience
         self._write_merge_ms = write_merge_ms
@@ -81,6 +84,8 @@ class Stage:
             is_settled = state == (wanted or last) and state.connections == PLAYERS + 1
             if last is not None and last.memory - state.memory >= FALLING:
                 is_settled = False  # it lets go of large logs little by little
+            if self._workers > 1 and state.players != PLAYERS:
+                is_settled = False  # what makes segments for HLS is there for 30 s more, on some workers or on all
             if is_settled or time.monotonic() > deadline:
                 return state
             last = state
@@ -95,7 +100,7 @@ class Stage:
                     found[name] = float(value)
         # One file is the connection that asks, here as at each time.
         return State(
-            files=len(os.listdir(f"/proc/{self.pid}/fd")),
+            files=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in tree(self.pid)),
             connections=int(found["rtmp_connections"]),
             channels=int(sum(value for name, value in found.items() if name.startswith("rtmp_channels{"))),
             players=int(found["rtmp_players"]),
@@ -123,11 +128,12 @@ class Seen:
 
 
 @contextmanager
-def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterator[Stage]:
-    """A stage for the length of the block. Then ``problems`` gets a line for each thing that the server did wrong."""
+def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100, workers: int = 1) -> Iterator[Stage]:
+    """A stage for the length of the block, with a server of so many workers. Then ``problems`` gets a line for each
+    thing that the server did wrong."""
     ports = [free_port(peers.HOST) for _ in range(5)]
     with tempfile.TemporaryDirectory(prefix="rtmp-stress-") as name:
-        server = _start(peer, Path(name), ports, write_merge_ms)
+        server = _start(peer, Path(name), ports, write_merge_ms, workers)
         try:
             server.wait_until_listening(peers.HOST, ports[0])
             audience = LoadProcess(_job(ports[0]), max(os.sched_getaffinity(0)))
@@ -135,7 +141,7 @@ def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterat
                 audience.await_event("published", 60)
                 audience.order("join")
                 audience.await_event("joined", 60)
-                yield Stage(server, ports, audience, write_merge_ms)
+                yield Stage(server, ports, audience, write_merge_ms, workers)
             finally:
                 audience.stop()
         finally:
@@ -146,7 +152,7 @@ def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterat
             problems += [f"in the server's log: {line.strip()}" for line in log if is_bug(line)][:5]
 
 
-def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -> Server:
+def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int, workers: int) -> Server:
     certificate, key = self_signed(directory)
     port, ssl_port, http_port, web_port, web_ssl_port = ports
     settings: dict[str, Any] = {
@@ -160,6 +166,7 @@ def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -
         "web-ssl-port": web_ssl_port,
         "web-bind-address": peers.HOST,
         "write-merge-ms": write_merge_ms,
+        **({"workers": workers} if workers > 1 else {}),
     }
     command = [*peer.command(directory, port), *(f"--{name}={value}" for name, value in settings.items())]
     return Server.start(peer.name, command, directory, peer.environment, os.sched_getaffinity(0))
