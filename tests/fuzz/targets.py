@@ -19,8 +19,8 @@ from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
 from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
 from rtmp_twisted.media.segments import MAX_SEGMENTS, PART_OVERHEAD, Segmenter
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
-from rtmp_twisted.web import hls
 from rtmp_twisted.web.answers import Answer
+from rtmp_twisted.web.hls_files import Wanted
 from rtmp_twisted.web.playlists import media_playlist
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
@@ -239,7 +239,7 @@ def fuzz_hls(data: bytes) -> None:
     """A file's name and a query, behind a line feed, ask for something, or for nothing that there is."""
     name, _, query = data.partition(b"\n")
     arguments = parse_qs(query[:500])
-    wanted = hls.Wanted.parse(name.decode("utf-8", "replace"), arguments)
+    wanted = Wanted.parse(name.decode("utf-8", "replace"), arguments)
     if isinstance(wanted, Answer):
         assert wanted.code in (400, 404)
     else:

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.web import hls as hls_module
 from rtmp_twisted.web.answers import OVERHEAD, Answer
-from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS, Wanted
+from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS
+from rtmp_twisted.web.hls_files import Wanted
 from rtmp_twisted.wire import chunks
 from rtmp_twisted.wire.messages import Message
 from tests.media.test_fmp4 import AVC, OTHER_AVC, on_track
