@@ -88,6 +88,12 @@ class Playlist:
         return [part for segment in self.segments for part in segment.parts]
 
     @property
+    def next_part(self) -> tuple[int, int]:
+        """The segment and part that come next, as ``_HLS_msn`` and ``_HLS_part`` name them."""
+        last = self.segments[-1]
+        return (last.number + 1, 0) if last.uri else (last.number, len(last.parts))
+
+    @property
     def ended(self) -> bool:
         return bool(self.all("EXT-X-ENDLIST"))
 
