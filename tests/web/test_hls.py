@@ -452,6 +452,31 @@ class LifeTests(HLSCase):
         self.assertLess(channel.account.held, held - sum(map(len, bodies[:-4])))
         self.assertEqual(len(parse(self.text("v0.m3u8")).complete), hls_module.KEPT_SEGMENTS)
 
+    def test_how_long_segments_are_kept(self) -> None:
+        """One that is not listed any more is there for its own duration, and that of the longest playlist that had it
+        (RFC 8216bis, section 6.2.2), and not for much longer."""
+        self.publish()
+        self.play(5)
+        self.text("index.m3u8")
+        last_listed: dict[str, tuple[int, float]] = {}
+        kept, gone = 0, 0
+        for second in range(5, 65, 2):
+            self.play(2, start=second)
+            complete = parse(self.text("v0.m3u8")).complete
+            for uri, (listed, length) in last_listed.items():
+                code = self.get(uri).code
+                if second - listed - 2 < length:
+                    kept += 1
+                    self.assertEqual(code, 200, uri)
+                elif second - listed > length + 4:
+                    gone += 1
+                    self.assertEqual(code, 404, uri)
+            for segment in complete:
+                length = segment.duration + sum(other.duration for other in complete)
+                last_listed[segment.uri] = second, length
+        self.assertGreater(kept, 50)
+        self.assertGreater(gone, 50)
+
     def test_all_that_viewers_need(self) -> None:
         """FLV and fragmented MP4 keep one group of pictures each, HLS 16 segments at most; 30 s behind the last viewer
         the channel's account has what it had before."""
