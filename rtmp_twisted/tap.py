@@ -31,7 +31,13 @@ from rtmp_twisted.live.memory import Memory
 from rtmp_twisted.live.turns import Turns
 from rtmp_twisted.logs import LoggedService
 from rtmp_twisted.ports import Ports, PortsService
-from rtmp_twisted.process import GarbageService, ProcessService, available_memory, use_monotonic_clock
+from rtmp_twisted.process import (
+    GarbageService,
+    ProcessService,
+    available_memory,
+    give_back_memory,
+    use_monotonic_clock,
+)
 from rtmp_twisted.rtmp.connection import Connection
 from rtmp_twisted.rtmp.factory import RTMPFactory, RTMPService
 from rtmp_twisted.rtmp.guessing import GuessingLimits
@@ -168,7 +174,9 @@ def media_factory(
         settings.publish_takeover_seconds,
         directory,
         end_players=settings.control_use,  # each publish is another stream, for which the coordinator has an encoder
-        memory=Memory((settings.max_memory_mb * MEBIBYTE or available_memory() // 2) // settings.workers, turns),
+        memory=Memory(
+            (settings.max_memory_mb * MEBIBYTE or available_memory() // 2) // settings.workers, turns, give_back_memory
+        ),
         return_seconds=settings.publish_return_seconds,
         server_id=os.urandom(8).hex(),
     )

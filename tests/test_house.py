@@ -35,6 +35,8 @@ ROOMS = ["wire", "media", "live", "rtmp", "relay", "web", "cluster", "integratio
 relay/ only.)"""
 STRANGERS = {"relay", "web", "integrations", "cluster"}
 KNOWN = {"cluster": {"relay"}}
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
+IMPORTS = ast.Import, ast.ImportFrom
 FRAME_FILES = 8
 """A frame's way from the socket to the players' sockets touches so many files at most."""
 
@@ -90,6 +92,17 @@ class RoomTests(SynchronousTestCase):
             if room(module) in ("wire", "media"):
                 text = path.read_text()
                 self.assertIsNone(re.search(r"^\s*(from|import) (twisted|time|random|socket|os|select)\b", text, re.M))
+
+    def test_imports_are_done_at_the_start(self) -> None:
+        """Only what puts the server together imports as it goes: an import later on would stop all that is on air."""
+        starting = {f"{PACKAGE}.{name}" for name in ("tap", "worker", "__main__")}
+        for module, path in modules().items():
+            functions = [one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, FUNCTIONS)]
+            late = [one for function in functions for one in ast.walk(function) if isinstance(one, IMPORTS)]
+            if module in starting:
+                self.assertNotEqual(late, [], module)
+            else:
+                self.assertEqual([ast.unparse(one) for one in late], [], module)
 
 
 class FrameTests(TestCase):

@@ -1,15 +1,16 @@
-"""rtmp_twisted.process: when the garbage collector looks at all objects."""
+"""rtmp_twisted.process: when the garbage collector looks at all objects, and what goes back to the system."""
 
 from __future__ import annotations
 
 import gc
+import resource
 import weakref
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted import process
-from rtmp_twisted.process import COLLECT_SECONDS, GarbageService
+from rtmp_twisted.process import COLLECT_SECONDS, GarbageService, give_back_memory
 
 
 class Cycle:
@@ -47,3 +48,20 @@ class GarbageTests(SynchronousTestCase):
         self.clock.advance(COLLECT_SECONDS)
         self.assertIsNone(cycle())
         self.service.stopService()
+
+
+class GiveBackTests(SynchronousTestCase):
+    def test_free_memory_below_what_is_in_use(self) -> None:
+        many = [bytes(4000) for _ in range(20_000)]
+        last = many[-100:]
+        many.clear()
+        before = resident()
+        give_back_memory()
+        self.assertLess(resident(), before - 50e6)
+        self.assertEqual(len(last), 100)
+
+
+def resident() -> int:
+    """Bytes of memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

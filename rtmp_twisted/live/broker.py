@@ -522,6 +522,7 @@ class Broker(Service):
         """Counts the memory of each channel anew. Called every second."""
         for entry in self._entries.values():
             entry.channel.account.settle()
+        self.memory.check()
 
     @property
     def merge_interval(self) -> float:

@@ -8,7 +8,7 @@ entry of the log that every reader gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
 from rtmp_twisted.live.audience import Audience, FlushScheduler
@@ -107,12 +107,13 @@ class FragmentRendition(Rendition):
         self.log.restart(whole=False)
         self.audience.flush()
 
-    def _append(self, block: Block) -> None:
+    def _append(self, block: Block) -> Iterator[int]:
         if block.headers is not None:
             self._read_headers(block.headers)
         for message in self._messages(block):
             self._append_entries(self._muxer.write(message.type_id, message.timestamp, message.body))
-        self._contents.has_video = self._muxer.has_video
+            self._contents.has_video = self._muxer.has_video
+            yield len(message.body)
 
     def _read_headers(self, headers: Headers) -> None:
         if headers is not self._read:

@@ -13,6 +13,7 @@ Used inside live/ only.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Final, Protocol, TypeAlias
@@ -29,10 +30,10 @@ ONLY_TRACK_0: Final[Tracks] = (0,), True
 
 TRACK_0: Final = frozenset((0,))
 
-BLOCK_OVERHEAD: Final = 448
+BLOCK_OVERHEAD: Final = 464
 """Bytes of memory that a block takes beside its data: its objects and their numbers."""
 
-MESSAGE_OVERHEAD: Final = 24
+MESSAGE_OVERHEAD: Final = 12
 """Bytes of memory that a message takes in its block beside its data."""
 
 REPORTED: Final = 256 * 1024
@@ -91,7 +92,7 @@ class Block:
     def __init__(self, position: int, timestamp: int, number: int, cost: int) -> None:
         self.cost = cost
         self.data = b""
-        self.ends: list[int] = []
+        self.ends: array[int] = array("Q")  # no object for each message
         self.types = bytearray()
         self.following: Block | None = None
         self.headers: Headers | None = None

@@ -24,6 +24,10 @@ NO_LIMIT: Final = 2**62
 ENOUGH: Final = 0.9
 """Once the limit is exceeded, memory is given back until this part of it is held."""
 
+FREED: Final = 16 * 1024 * 1024
+"""Bytes: when so many fewer are held than before, and less than a quarter, the system gets back what the process has
+free. Not for less: channels let go of a group of pictures, and take the same memory again, all the time."""
+
 _log = Logger(__name__)
 
 
@@ -59,15 +63,18 @@ class Account:
 
 
 class Memory:
-    """``limit`` in bytes."""
+    """``limit`` in bytes. ``give_back`` has the process give free memory back to the system."""
 
-    def __init__(self, limit: int, turns: Turns) -> None:
+    def __init__(self, limit: int, turns: Turns, give_back: Callable[[], None] | None = None) -> None:
         self.limit = limit
         self.held = 0
         """Bytes that all accounts hold together."""
         self.shrinks = 0
         """How often a party had to give back what it held."""
         self._turns = turns
+        self._give_back = give_back
+        self._most = 0  # what was held at most since it did that
+        self._freeing = False  # what is let go of is freed in some turns (see live/log.py)
         self._accounts: dict[Account, None] = {}
         self._shrinking = False
         self._in_vain = 0  # what was held when nothing could be given back
@@ -90,6 +97,15 @@ class Memory:
             del self._accounts[account]
             self.held -= account.held
             account.held = 0
+
+    def check(self) -> None:
+        """Gives free memory back to the system a second after much was let go of. Called every second."""
+        if self._freeing and self._give_back is not None:
+            self._give_back()
+        self._most = max(self._most, self.held)
+        self._freeing = self._most >= FREED + self.held and self._most >= 4 * self.held
+        if self._freeing:
+            self._most = self.held
 
     def changed(self, size: int) -> None:
         """The accounts hold ``size`` bytes more together."""

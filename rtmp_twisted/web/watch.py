@@ -33,6 +33,7 @@ from rtmp_twisted.web.quick import QuickConnection, QuickSite, Session
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedSite
 from rtmp_twisted.web.viewer import Stream, Viewer, Viewers
 from rtmp_twisted.web.watch_page import WatchPage
+from rtmp_twisted.web.websocket import WebSocketViewer
 
 STREAMS: Final = {
     one.name: one for one in (Stream("flv", "video/x-flv", FLVFormat), Stream("mp4", "video/mp4", FragmentForm()))
@@ -162,8 +163,6 @@ class WatchResource(Resource):
         headers, in_chunks = request.requestHeaders, request.clientproto == b"HTTP/1.1"
         viewer: Viewer
         if _asks_for_websocket(request):
-            from rtmp_twisted.web.websocket import WebSocketViewer
-
             viewer = WebSocketViewer(self._viewers, connection, self._number, visit, stream, headers=headers)
         else:
             with_body = request.method == b"GET"

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live import cursor as cursor_module
@@ -14,7 +15,7 @@ from rtmp_twisted.live import log as log_module
 from rtmp_twisted.live.cursor import Cursor
 from rtmp_twisted.live.headers import MAX_KEPT_HEADERS
 from rtmp_twisted.live.log import Block
-from rtmp_twisted.live.memory import Memory
+from rtmp_twisted.live.memory import FREED, NO_LIMIT, Memory
 from rtmp_twisted.live.player import Cache
 from rtmp_twisted.live.rendition import Rendition
 from rtmp_twisted.live.turns import Turns
@@ -255,3 +256,37 @@ class HeaderTests(SynchronousTestCase):
             stage.publish(Message(VIDEO, 1, 0, b"\x96\x00avc1" + bytes((track,))))
         stage.publish(aac(0))
         self.assertEqual(len(stage.program.headers.messages), MAX_KEPT_HEADERS)
+
+
+class GiveBackTests(SynchronousTestCase):
+    """When the process is to give free memory back to the system."""
+
+    def setUp(self) -> None:
+        self.given = 0
+        self.memory = Memory(NO_LIMIT, Turns(Clock()), self.give_back)
+        self.account = self.memory.open("all", lambda: 0, lambda: None)
+
+    def give_back(self) -> None:
+        self.given += 1
+
+    def after(self, *held: int) -> int:
+        """How often it was, when so many bytes were held at each second."""
+        for size in held:
+            self.account.add(size - self.account.held)
+            self.memory.check()
+        return self.given
+
+    def test_once_a_second_after_much_was_let_go_of(self) -> None:
+        self.assertEqual(self.after(4 * FREED, 100), 0)
+        self.assertEqual(self.after(100, 100, 100), 1)
+        self.assertEqual(self.after(2 * FREED, 0, 0, 0), 2)
+
+    def test_in_small_steps_too(self) -> None:
+        self.assertEqual(self.after(*range(2 * FREED, 0, -FREED // 8), 0, 0), 1)
+
+    def test_not_for_little(self) -> None:
+        self.assertEqual(self.after(FREED - 1, 0, 0, 0), 0)
+
+    def test_not_while_much_is_held_still(self) -> None:
+        """A group of pictures goes, and the next one comes."""
+        self.assertEqual(self.after(*[8 * FREED, 3 * FREED] * 5), 0)

@@ -13,6 +13,7 @@ from rtmp_twisted.media.flv import FLVFormat
 from rtmp_twisted.wire.messages import VIDEO, Message
 from tests.live import test_channel
 from tests.live.test_channel import HEADERS, METADATA, group, on_air
+from tests.support.fakes import Log
 from tests.support.live import PLENTY, join, make_channel
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
 from tests.support.turns import TurnClock
@@ -138,6 +139,47 @@ class RenditionTests(SynchronousTestCase):
             clock.turn()
         self.assertEqual(len(counts), 6)  # of 3 kB each, in whole blocks
         self.assertEqual(viewer.bodies(), HEADERS + bodies)
+
+    def test_very_many_messages_are_taken_over_in_several_turns(self) -> None:
+        """Also where they are one block."""
+        self.patch(rendition, "TURN_MESSAGES", 10)
+        clock, bodies = self.many_small_messages()
+        viewer = self.stage.join(turns=False)
+        counts = []
+        while len(viewer.bodies()) < len(HEADERS + bodies):
+            counts.append(len(viewer.bodies()) - len(HEADERS))
+            clock.turn()
+        self.assertEqual(counts, list(range(10, 101, 10)))
+        self.assertEqual(viewer.bodies(), HEADERS + bodies)
+        self.stage.publish(aac(200, b"next"))
+        self.stage.flush()
+        self.assertEqual(viewer.bodies()[-1], aac(200, b"next").body)
+
+    def test_the_end_of_a_publish_that_is_far_from_taken_over(self) -> None:
+        """What takes too long is left out, with a line in the log, and the next publish is as any."""
+        self.patch(rendition, "TURN_MESSAGES", 10)
+        log = Log(self)
+        _, bodies = self.many_small_messages()
+        viewer = self.stage.join(turns=False)
+        self.stage.end()
+        self.assertEqual(viewer.bodies(), HEADERS + bodies[:20])
+        [line] = [line for line in log.lines() if "too late" in line]
+        self.assertIn("up to 87 messages", line)  # 103 with the two that say that it ended, without a block of 16
+        on_air(self.stage)
+        second = group(self.stage, 0)
+        self.assertEqual(viewer.bodies(), HEADERS + bodies[:20] + HEADERS + second)
+
+    def many_small_messages(self) -> tuple[TurnClock, list[bytes]]:
+        """A channel on air with one group of 101 messages, and what they are."""
+        clock = TurnClock()
+        self.stage = on_air(make_channel(clock=clock, form=FLVFormat))
+        bodies = [avc(0, True, b"k").body]
+        self.stage.publish(avc(0, True, b"k"))
+        for number in range(100):
+            self.stage.publish(aac(number, b""))
+            bodies.append(aac(number, b"").body)
+        self.stage.channel.audience.flush()
+        return clock, bodies
 
     def test_changes_of_a_reader(self) -> None:
         """Sound or video is left out message by message, as for any reader."""

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -137,13 +137,10 @@ class Usage:
         return usage
 
     def _add(self, pid: int, with_memory: bool) -> None:
-        root = PROC / str(pid)
-        for task in _entries(root / "task"):
-            self.cpu_ns += _task_cpu_ns(task)
-            for child in _read(task / "children").split():
-                self._add(int(child), with_memory)
-        if with_memory:
-            self._add_memory(root)
+        for one in tree(pid):
+            self.cpu_ns += sum(map(_task_cpu_ns, _entries(PROC / str(one) / "task")))
+            if with_memory:
+                self._add_memory(PROC / str(one))
 
     def _add_memory(self, root: Path) -> None:
         status = dict(line.split(":", 1) for line in _read(root / "status").splitlines() if ":" in line)
@@ -161,6 +158,20 @@ class Usage:
         self.resident += resident
         # A memfd that is mapped as well counts in the resident memory already.
         self.shared += max(0, held - mapped)
+
+
+def tree(pid: int) -> Iterator[int]:
+    """The process and its children, and theirs."""
+    yield pid
+    for task in _entries(PROC / str(pid) / "task"):
+        for child in _read(task / "children").split():
+            yield from tree(int(child))
+
+
+def highest_memory(pid: int) -> int:
+    """Bytes that the process and its children have had resident, each at its highest, together."""
+    lines = [line for one in tree(pid) for line in _read(PROC / str(one) / "status").splitlines()]
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def machine_busy_ns() -> int:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from benchmark.peers import Peer
-from benchmark.process import PROC
+from benchmark.process import highest_memory
 
 from .attackers import ATTACKERS, ATTACKERS_AT_ONCE
 from .stage import SETTLING_S, Seen, Stage, staged
@@ -30,6 +30,9 @@ GROWTH = 16e6
 FREE_GROWTH = 0.4
 """The part of the highest growth that may remain as well. Python gives memory back in pieces of 1 MiB that are wholly
 free: after a peak of very many small objects, free memory remains between the few that live on, and is used again."""
+
+FREEING_S = 2.5
+"""The server looks every second whether there is memory to give back, and does it a second later."""
 
 NICE = 5
 WARM_UP_S = 3.0
@@ -58,11 +61,11 @@ class Outcome:
         return is_healthy and self.seen.waited_ms <= LONGEST_WAIT_MS and not self.seen.faults and not self.problems
 
 
-def attack(peer: Peer, kind: str, seconds: float) -> Outcome:
+def attack(peer: Peer, kind: str, seconds: float, workers: int = 1) -> Outcome:
     """Starts a server with an audience, and lets attackers of a kind at it for some seconds. Raises BenchError."""
     problems: list[str] = []
     # With a merge interval of 0 each frame is written at once, so all that it waits is for others.
-    with staged(peer, problems, write_merge_ms=0) as stage:
+    with staged(peer, problems, write_merge_ms=0, workers=workers) as stage:
         time.sleep(WARM_UP_S)
         before = stage.settled().memory
         stage.begin()
@@ -104,6 +107,7 @@ def _when_all_have_gone(stage: Stage) -> int:
             stage.settled()
             break
         time.sleep(PAUSE_S)
+    time.sleep(FREEING_S)
     return stage.memory()
 
 
@@ -132,8 +136,7 @@ class _Watch:
 
     def look(self) -> None:
         """Notes the highest memory so far, which the kernel remembers."""
-        status = (PROC / str(self._stage.pid) / "status").read_text()
-        self.highest = int(status.split("VmHWM:")[1].split()[0]) * 1024
+        self.highest = max(self.highest, highest_memory(self._stage.pid))
 
 
 def _is_healthy(port: int) -> bool:

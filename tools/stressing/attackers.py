@@ -125,17 +125,20 @@ def nulls_before_publish(target: Target) -> None:
 
 def joiners_of_a_million_messages(target: Target) -> None:
     """A channel whose cache has a million messages of one byte, and players on message stream 2 who join and leave."""
-    publisher = opened(target, app := _own_app())
-    publisher.sendall(rtmp.publish(1, KEY, BATCH))
-    read_until(publisher, b"NetStream.Publish.Start")
-    publisher.sendall(_video(100, True) + rtmp.chunks(4, rtmp.AUDIO, 0, 1, b"\xaf", BATCH))
-    for _ in range(31):
-        publisher.sendall(b"\xc4\xaf" * (BATCH // 2))
+    publisher, app = _with_a_million_messages(target)
     while not target.is_over:
         player = opened(target, app)
         player.sendall(rtmp.command("createStream", 4.0, None) + rtmp.play(2, KEY))
         read_until(player, b"NetStream.Play.Start")
         reset(player)
+    publisher.close()
+
+
+def viewers_of_a_million_messages(target: Target) -> None:
+    """The same channel, with viewers over HTTP, for whom it is made into other forms."""
+    publisher, app = _with_a_million_messages(target)
+    while not target.is_over:
+        http.watch_a_moment(target, app)
     publisher.close()
 
 
@@ -195,6 +198,7 @@ ATTACKERS: dict[str, Attacker] = {
         nulls_before_connect,
         nulls_before_publish,
         joiners_of_a_million_messages,
+        viewers_of_a_million_messages,
         key_guessing,
         slow_operators,
         bursts_of_joiners,
@@ -202,6 +206,17 @@ ATTACKERS: dict[str, Attacker] = {
         *http.ATTACKERS,
     )
 }
+
+
+def _with_a_million_messages(target: Target) -> tuple[socket.socket, str]:
+    """A publisher of a million messages of one byte in one group of pictures, and its channel."""
+    publisher = opened(target, app := _own_app())
+    publisher.sendall(rtmp.publish(1, KEY, BATCH))
+    read_until(publisher, b"NetStream.Publish.Start")
+    publisher.sendall(_video(100, True) + rtmp.chunks(4, rtmp.AUDIO, 0, 1, b"\xaf", BATCH))
+    for _ in range(31):
+        publisher.sendall(b"\xc4\xaf" * (BATCH // 2))
+    return publisher, app
 
 
 def _own_app() -> str:

@@ -29,7 +29,7 @@ HELD = 100
 """Silent strangers at a time: what they take together is memory that the allocator may keep."""
 
 GROWTH = 16e6
-"""Bytes by which its memory may have grown since a first tenth of the strangers: allocators keep some of them."""
+"""Bytes by which each process's memory may have grown since a first tenth of the strangers: allocators keep some."""
 
 FILES = 2000
 LONGEST_ATTACK_S = 600
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="rtmp-stress-copy-") as copy:
             peer = _peer(options.checkout, Path(copy))
             if options.attack:
-                return _attack(peer, options.attack, min(options.seconds, LONGEST_ATTACK_S))
-            problems = Stress(max(options.connections, 1)).run(peer)
+                return _attack(peer, options.attack, min(options.seconds, LONGEST_ATTACK_S), options.workers)
+            problems = Stress(max(options.connections, 1), options.workers).run(peer)
     except BenchError as error:
         print(f"stress: {error}", file=sys.stderr)
         return 2
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=None, help="of the random numbers (default: another each time)")
     add("--attack", action="append", choices=[*ATTACKERS, "all"], metavar="KIND", help="a kind of attacker, or all")
     add("--seconds", type=float, default=10.0, help="length of an attack (default: 10)")
+    add("--workers", type=int, default=1, metavar="N", help="workers of the server (default: 1)")
     add("--checkout", type=Path, metavar="DIRECTORY", help="another checkout of the project, whose server is used")
     return parser
 
@@ -82,13 +83,13 @@ def _peer(checkout: Path | None, copy: Path) -> Peer:
     return found[0]
 
 
-def _attack(peer: Peer, kinds: Sequence[str], seconds: float) -> int:
+def _attack(peer: Peer, kinds: Sequence[str], seconds: float, workers: int) -> int:
     """Each kind against a server of its own."""
     if "all" in kinds:
         kinds = list(ATTACKERS)
     outcomes = []
     for kind in kinds:
-        outcomes.append(one := attack(peer, kind, seconds))
+        outcomes.append(one := attack(peer, kind, seconds, workers))
         print(f"stress: {kind}, begun {one.begun} times: {'right' if one.is_right else 'WRONG'}", flush=True)
         for problem in [*(f"{count} {fault}" for fault, count in one.seen.faults.items()), *one.problems]:
             print(f"stress:     {problem}", flush=True)
@@ -97,10 +98,11 @@ def _attack(peer: Peer, kinds: Sequence[str], seconds: float) -> int:
 
 
 class Stress:
-    """One run of ``count`` strangers."""
+    """One run of ``count`` strangers against a server of so many workers."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, workers: int = 1) -> None:
         self._count = count
+        self._workers = workers
         self._held: deque[socket.socket] = deque()
         self._sources: list[str] = []
         self._ended: Counter[str] = Counter()
@@ -108,7 +110,7 @@ class Stress:
     def run(self, peer: Peer) -> list[str]:
         """A line for each thing that is not as it should be. Raises BenchError where it cannot be done."""
         problems: list[str] = []
-        with staged(peer, problems) as stage:
+        with staged(peer, problems, workers=self._workers) as stage:
             problems += self._stress(stage)
         return problems
 
@@ -125,7 +127,7 @@ class Stress:
         ]
         if after != before:
             problems.append(f"before: {before}, after: {after}")
-        if after.memory - before.memory > GROWTH:
+        if after.memory - before.memory > GROWTH * self._workers:
             problems.append(f"memory grew from {before.memory / 1e6:.1f} to {after.memory / 1e6:.1f} MB")
         problems += self._locked_out(stage)
         ended = ", ".join(f"{count} {name}" for name, count in self._ended.most_common())

@@ -185,8 +185,14 @@ def viewers_that_never_read(target: Target) -> None:
 
 def viewers_that_come_and_go(target: Target) -> None:
     """Viewers who leave with the first bytes."""
+    watch_a_moment(target, CHANNEL)
+
+
+def watch_a_moment(target: Target, channel: str) -> None:
+    """A viewer who leaves with the first bytes."""
     with connect(target) as connection:
-        connection.sendall(request(random.choice((FLV, MP4)), *random.choice(((), SHAKE))))
+        path = f"/{channel}/{KEY}.{random.choice(('flv', 'mp4'))}"
+        connection.sendall(request(path, *random.choice(((), SHAKE))))
         connection.recv(1024)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from benchmark import peers
 from benchmark.load import LATENCY_UNIT_NS, Job
 from benchmark.peers import Peer
-from benchmark.process import Server, Usage, free_port, self_signed
+from benchmark.process import Server, Usage, free_port, self_signed, tree
 from benchmark.runner import LoadProcess
 
 from .strangers import CHANNEL, KEY, Target
@@ -95,7 +95,7 @@ class Stage:
                     found[name] = float(value)
         # One file is the connection that asks, here as at each time.
         return State(
-            files=len(os.listdir(f"/proc/{self.pid}/fd")),
+            files=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in tree(self.pid)),
             connections=int(found["rtmp_connections"]),
             channels=int(sum(value for name, value in found.items() if name.startswith("rtmp_channels{"))),
             players=int(found["rtmp_players"]),
@@ -123,11 +123,12 @@ class Seen:
 
 
 @contextmanager
-def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterator[Stage]:
-    """A stage for the length of the block. Then ``problems`` gets a line for each thing that the server did wrong."""
+def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100, workers: int = 1) -> Iterator[Stage]:
+    """A stage for the length of the block, with a server of so many workers. Then ``problems`` gets a line for each
+    thing that the server did wrong."""
     ports = [free_port(peers.HOST) for _ in range(5)]
     with tempfile.TemporaryDirectory(prefix="rtmp-stress-") as name:
-        server = _start(peer, Path(name), ports, write_merge_ms)
+        server = _start(peer, Path(name), ports, write_merge_ms, workers)
         try:
             server.wait_until_listening(peers.HOST, ports[0])
             audience = LoadProcess(_job(ports[0]), max(os.sched_getaffinity(0)))
@@ -146,7 +147,7 @@ def staged(peer: Peer, problems: list[str], write_merge_ms: int = 100) -> Iterat
             problems += [f"in the server's log: {line.strip()}" for line in log if is_bug(line)][:5]
 
 
-def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -> Server:
+def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int, workers: int) -> Server:
     certificate, key = self_signed(directory)
     port, ssl_port, http_port, web_port, web_ssl_port = ports
     settings: dict[str, Any] = {
@@ -160,6 +161,7 @@ def _start(peer: Peer, directory: Path, ports: list[int], write_merge_ms: int) -
         "web-ssl-port": web_ssl_port,
         "web-bind-address": peers.HOST,
         "write-merge-ms": write_merge_ms,
+        **({"workers": workers} if workers > 1 else {}),
     }
     command = [*peer.command(directory, port), *(f"--{name}={value}" for name, value in settings.items())]
     return Server.start(peer.name, command, directory, peer.environment, os.sched_getaffinity(0))
