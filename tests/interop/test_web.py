@@ -25,6 +25,12 @@ from benchmark import caches
 VIEWERS = 60
 """How many watch at a time behind caches."""
 
+PICTURES = 60
+"""How many pictures of HLS GStreamer takes before it ends."""
+
+ANNEX_B = "h264parse ! video/x-h264,stream-format=byte-stream,alignment=au"
+"""GStreamer: H.264 as it is in a file of its own."""
+
 PARTS = 10
 """How many parts of HLS each of them gets."""
 
@@ -143,18 +149,26 @@ class ProgramTests(WebCase):
         self.assert_same(await within(viewer), sent)
 
     async def test_hls(self) -> None:
-        """What was published, from some packet on without a gap."""
-        server = await self.serve()
+        """What was published, from some packet on without a gap. GStreamer records as many pictures as it was asked."""
+        server = await self.serve(max_ip_concurrent_connections="100")
         clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
         sent = await self.timed(str(clip))
-        await self.publish(server, clip, "-stream_loop", "3")
-        received = await self.timed(self.url("/index.m3u8"), program=CURRENT_FFMPEG, seconds=4)
-        for stream, packets in received.items():
-            contents = [one.content for one in packets]
-            round_trip = [one.content for one in sent[stream]] * 3
-            start = round_trip.index(contents[0])
-            self.assertEqual(contents, round_trip[start : start + len(contents)], stream)
-            self.assertGreater(len(contents), 60)
+        await self.publish(server, clip, "-stream_loop", "5")
+        index = self.url("/index.m3u8")
+        recording, source = Path(self.mktemp()), f"souphttpsrc location={index} ! hlsdemux ! qtdemux name=d  d.video_0"
+        pipeline = f"{source} ! queue ! {ANNEX_B} ! identity eos-after={PICTURES} ! filesink location={recording}"
+        player = Program(self, "gst-launch-1.0", "-q", *pipeline.split())
+        for received in await within(
+            gatherResults([deferred(self.timed(index, program=program, seconds=4)) for program in FFMPEGS])
+        ):
+            for stream, packets in received.items():
+                contents = [one.content for one in packets]
+                round_trip = [one.content for one in sent[stream]] * 3
+                start = round_trip.index(contents[0])
+                self.assertEqual(contents, round_trip[start : start + len(contents)], stream)
+                self.assertGreater(len(contents), 60)
+        self.assertEqual(await within(player.ended), 0, str(player))
+        self.assertEqual(len((await self.timed(str(recording), "-f", "h264"))["0"]), PICTURES - 1)
 
     async def test_gstreamer(self) -> None:
         """souphttpsrc and its demuxers take FLV and MP4."""
@@ -166,8 +180,7 @@ class ProgramTests(WebCase):
         for number, (suffix, demuxer) in enumerate(((".flv", "flvdemux"), (".mp4", "qtdemux"))):
             pipeline = (
                 f"souphttpsrc location={self.url(suffix)} ! {demuxer} name=d  d.video{'_0' * number} ! queue ! "
-                "h264parse ! video/x-h264,stream-format=byte-stream,alignment=au ! "
-                f"filesink location={recordings[number]}"
+                f"{ANNEX_B} ! filesink location={recordings[number]}"
             )
             players.append(Program(self, "gst-launch-1.0", "-q", *pipeline.split()))
             await server.until(f" #w{number + 1} .* waiting for a publisher")
