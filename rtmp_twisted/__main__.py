@@ -16,9 +16,10 @@ Usage: rtmp-twisted COMMAND [options]
 
     serve [options]    runs the server in the foreground
     check [options]    says what would run with these options, or what is wrong with them
+    drain [options]    has a server that runs here send its clients to another one
     version            says which version this is
 
-rtmp-twisted serve --help lists the options. Each is also an environment variable."""
+rtmp-twisted serve --help lists the options of serve and check. Each is also an environment variable."""
 
 
 def main() -> None:
@@ -29,6 +30,10 @@ def main() -> None:
             _twistd(options)
         case "check":
             _twistd(["--check", *options])
+        case "drain":
+            from rtmp_twisted import drain
+
+            drain.main(options)
         case "version" | "--version":
             print(f"rtmp-twisted {__version__}")
         case "help" | "--help" | "-h":
@@ -36,7 +41,7 @@ def main() -> None:
         case _ if command.startswith("-"):
             raise SystemExit(f"{command}: the command comes first, as in: rtmp-twisted serve {command}")
         case _:
-            raise SystemExit(f"{command}: there is no such command; the commands are serve, check and version")
+            raise SystemExit(f"{command}: there is no such command; the commands are serve, check, drain and version")
 
 
 def _twistd(options: list[str]) -> None:

@@ -374,9 +374,6 @@ class Settings:
         for name, what in ("cluster_address", "where the other nodes reach this one"), ("cluster_secret", "a secret"):
             if not getattr(self, name):
                 yield ("cluster_use", name), f"CLUSTER_USE: {name.upper()} is needed with it: {what}"
-        if self.workers > 1:
-            line = "CLUSTER_USE: it cannot be used with several WORKERS yet: run more nodes, also on one machine"
-            yield ("cluster_use", "workers"), line
         if self.cluster_address.startswith("rtmps:") and not self.rtmps:
             line = "CLUSTER_ADDRESS: SSL_CERT and SSL_KEY are needed with rtmps://"
             yield ("cluster_address", "ssl_cert", "ssl_key"), line

@@ -299,13 +299,14 @@ def assemble_supervisor(settings: Settings, reactor: Any, authority: Any) -> lis
     services: list[Service] = []
     timed = timed_authority(settings, reactor, authority)
     about: dict[str, Any] = {"settings": settings, "server_id": os.urandom(8).hex()}
+    node = cluster_node(settings, reactor, timed or authority) if settings.cluster_use else None
     supervisor = Supervisor(
         reactor,
         settings.workers,
         lambda: about,
         of_kinds,
         GuessingLimits(reactor),
-        timed or authority,
+        timed or authority if node is None else node.authority,
         settings.shutdown_grace_seconds,
         lambda line: fail(reactor, line),
     )
@@ -329,14 +330,23 @@ def assemble_supervisor(settings: Settings, reactor: Any, authority: Any) -> lis
     services.append(supervisor)
     services.append(PortsService(Ports(endpoints, lambda line: fail(reactor, line))))
     fleet = Fleet(supervisor)
+    if node is not None:
+        from rtmp_twisted.cluster.node_of_workers import NodeOfWorkers
+
+        NodeOfWorkers(node, supervisor)
+        services = [*node.services, *services]
     links = parties(settings, reactor, authority, fleet, services)
+    if node is not None:
+        links["cluster"] = node.directory.store
     if timed is not None:
         from rtmp_twisted.cluster.operations import FleetOperations
         from rtmp_twisted.web.totals import Totals
 
         of_web = viewers if settings.web else None
         totals = Totals(limits, of_web, supervisor.guessing, timed, links, lambda: supervisor.replaced)
-        services.append(operators_site(settings, reactor, FleetOperations(supervisor, fleet, reactor, totals.text)))
+        nodes = None if node is None else node.nodes
+        operations = FleetOperations(supervisor, fleet, reactor, totals.text, nodes)
+        services.append(operators_site(settings, reactor, operations))
     return services
 
 
@@ -468,6 +478,7 @@ def operator_http(
     status = None if web is None else WebStatus(web.viewers, web.site, web.limits)
     metrics = Metrics(reactor, broker, factory, timed, links, status, relays)
     operations = LocalOperations(reactor, broker, metrics.sampler, metrics.text, relays, nodes)
+    operations.away.clients += [factory.clients, *([] if web is None else [web.viewers.clients])]
     return operators_site(settings, reactor, operations, broker.scheduler.turns)
 
 

@@ -27,10 +27,11 @@ from twisted.logger import Logger, globalLogBeginner
 
 from rtmp_twisted.cluster.authority import SupervisorAuthority, SupervisorGuessing
 from rtmp_twisted.cluster.control import Control, Failed, attach
-from rtmp_twisted.cluster.directory import WorkerDirectory
-from rtmp_twisted.cluster.edges import Edges, WorkerEndpoint
+from rtmp_twisted.cluster.directory import Node, WorkerDirectory, refusal
+from rtmp_twisted.cluster.edges import EdgePull, Edges, WorkerEndpoint, WorkerPull
 from rtmp_twisted.cluster.handover import PEER, RTMP, RTMPS, WEB, WEBS, adopt, as_address, close
 from rtmp_twisted.cluster.process import CONTROL
+from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.log_stream import BackgroundStream
 from rtmp_twisted.logs import observer, standard_output
 from rtmp_twisted.ports import Ports
@@ -85,7 +86,8 @@ class WorkerProcess:
         self.number = number
         self._log_as(settings, f"w{number}")
         self._workers: int = told["workers"]
-        self.directory = WorkerDirectory(self.control, number, told["secret"])
+        of_cluster = settings.cluster_secret.encode() if settings.cluster_use else None
+        self.directory = WorkerDirectory(self.control, number, told["secret"], of_cluster)
         self._assemble(settings, told)
         self._root.privilegedStartService()
         self._root.startService()
@@ -98,6 +100,14 @@ class WorkerProcess:
     def _assemble(self, settings: Settings, told: dict[str, Any]) -> None:
         reactor, control = self._reactor, self.control
         guessing = SupervisorGuessing(reactor, control)
+        secret = clock = None
+        make: Callable[..., EdgePull] = WorkerPull
+        if settings.cluster_use:
+            from rtmp_twisted.cluster.secret import ClusterSecret
+            from rtmp_twisted.cluster.stall import STALL_SECONDS, StallClock
+
+            secret = ClusterSecret(settings.cluster_secret)
+            clock = StallClock(reactor, STALL_SECONDS)
         self._factory = factory = media_factory(
             settings,
             reactor,
@@ -106,6 +116,8 @@ class WorkerProcess:
             guessing,
             self.directory,
             self._steer,
+            clock,
+            None if secret is None else secret.signed,
         )
         self._broker = broker = factory.options.broker
         broker.server_id = told["server_id"]
@@ -114,10 +126,13 @@ class WorkerProcess:
             broker, reactor, everything, settings.rtmp_chunk_size, guessing=guessing, peers=True
         )
         relays = relay_options(settings, reactor, factory)
+        if secret is not None:
+            make = partial(_make_pull, secret, relays)
         edges = Edges(
             evolve(relays, endpoint=lambda host, port: WorkerEndpoint(reactor, self._reach, host)),
             self.directory,
             lambda channel, key: self._home(channel) if rule_for(settings.pull, channel, key) else None,
+            make,
         )
         broker.notices.observers.append(edges)
         self._relays = RelayService(relays, settings.push, settings.pull, self._pulls_itself)
@@ -137,6 +152,8 @@ class WorkerProcess:
         services.append(RTMPService(factory, [], settings.shutdown_grace_seconds, self._fail))
         if settings.http_port:
             self._assemble_operations()
+        if clock is not None:
+            self._assemble_cluster(clock, edges)
         services += [EdgeService(edges), self._relays]
         self._root = SequentialService()
         for service in services:
@@ -150,8 +167,23 @@ class WorkerProcess:
             make_room=self._make_room,
             kill=lambda channel, stream_id, reason: _nothing(broker.kill(channel, stream_id, reason)),
             kill_all=lambda reason: _nothing(broker.kill_all(reason)),
+            lose=self._lose,
             drain=lambda: self._root.stopService().addCallback(lambda _: {}),
         )
+
+    def _assemble_cluster(self, clock: Any, edges: Edges) -> None:
+        """What a worker does in a cluster; the supervisor alone speaks with Redis."""
+        from rtmp_twisted.cluster.stall import Withholding
+
+        broker, control = self._broker, self.control
+        stall = Withholding(broker, lambda: control.call("stalled"))
+        clock.stalled = stall.begin
+
+        def ping() -> dict[str, Any]:
+            self.directory.forget(lambda channel: broker.channel(channel) is not None)
+            return edges.said()
+
+        control.handlers.update(stalled=stall.begin, ping=ping)
 
     def _assemble_web(self, settings: Settings, certificates: Any) -> Service:
         from rtmp_twisted.web.watch import WatchHTTP
@@ -196,8 +228,11 @@ class WorkerProcess:
             "add_push": add_push,
             "remove_push": operations.remove_push,
             "metrics": lambda: as_values(metrics.families()),
+            "left": operations.left,
         }
         self.control.handlers.update({name: partial(_answer, call) for name, call in asked.items()})
+        operations.away.clients += [self._factory.clients, *([] if self._web is None else [self._web.viewers.clients])]
+        self.control.handlers["send_away"] = operations.drain
 
     # Connections
 
@@ -269,14 +304,14 @@ class WorkerProcess:
         return reached
 
     def _make_room(self, channel: str, epoch: int, key: str) -> Any:
-        from rtmp_twisted.live.authority import Refused, RightKey
-
-        def refused(failure: Any) -> dict[str, Any]:
-            failure.trap(Refused)
-            return {"refused": str(failure.value), "right": isinstance(failure.value, RightKey)}
-
         made = Deferred.fromCoroutine(self._broker.make_room(channel, epoch, key))
-        return made.addCallbacks(lambda _: {}, refused)
+        return made.addCallbacks(lambda _: {}, refusal)
+
+    def _lose(self, channel: str, epoch: int, reason: str) -> None:
+        """Another machine's node has taken the channel from a publish here."""
+        claim = self.directory.held(channel)
+        if claim is not None and claim.epoch == epoch:
+            self._broker.lose(cast(Publication, claim.holder), reason)
 
     def _moved(self, edges: Edges, channel: str) -> None:
         """The supervisor has told of a channel's place."""
@@ -304,6 +339,15 @@ class WorkerProcess:
         if isinstance(self._stream, BackgroundStream):
             self._stream.drain()
         os._exit(0)
+
+
+def _make_pull(secret: Any, outward: Any, options: Any, place: Any, channel: str, key: str | None) -> EdgePull:
+    """A pull from another worker, or from another machine's node."""
+    from rtmp_twisted.cluster.node_pull import NodePull
+
+    if isinstance(place, Node):
+        return NodePull(secret, outward, place, channel, key)
+    return WorkerPull(options, place, channel, key)
 
 
 def _change(certificates: Any, certificate: str, key: str) -> None:

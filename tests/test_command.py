@@ -48,7 +48,7 @@ class CommandLineTests(SynchronousTestCase):
     def test_wrong_command_lines(self) -> None:
         """One line each."""
         for words, line in (
-            (["server"], "server: there is no such command; the commands are serve, check and version"),
+            (["server"], "server: there is no such command; the commands are serve, check, drain and version"),
             (["--rtmp-port=1"], "--rtmp-port=1: the command comes first, as in: rtmp-twisted serve --rtmp-port=1"),
             (["serve", "--rtmp-prot=1"], "--rtmp-prot: there is no such option; did you mean --rtmp-port?"),
             (["check", "--RTMP_PORT", "1"], "--RTMP_PORT: there is no such option; did you mean --rtmp-port?"),

@@ -333,8 +333,7 @@ class TogetherTests(SynchronousTestCase):
         self.check({"CLUSTER_USE": "YES", **secret}, "CLUSTER_USE")
         self.check(both)
         self.check({"CLUSTER_SECRET": "s" * 31}, "CLUSTER_SECRET")
-        self.check({**both, "WORKERS": "2"}, "CLUSTER_USE")
-        self.check({**address, "WORKERS": "2"})
+        self.check({**both, "WORKERS": "2"})
         self.check({**both, "CLUSTER_ADDRESS": "rtmps://10.0.0.1"}, "CLUSTER_ADDRESS")
         certificate = {"SSL_CERT": str(HERE), "SSL_KEY": str(HERE)}
         self.check({**both, "CLUSTER_ADDRESS": "rtmps://10.0.0.1", **certificate})

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from zope.interface import implementer
 
-from rtmp_twisted.cluster.directory import EdgeDirectory
+from rtmp_twisted.cluster.directory import EdgeDirectory, Node
 from rtmp_twisted.cluster.handover import adopt
+from rtmp_twisted.live.channel import Channel
 from rtmp_twisted.live.path import read_path
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.relay.link import RelayOptions
@@ -33,6 +35,9 @@ PUBLISHED: Final = "NetStream.Play.PublishNotify"
 
 RETRY_SECONDS: Final = 0.25
 """From a pull that has failed to the next one."""
+
+MAX_SHOWN: Final = 100
+"""Pulls that a node tells the others of, for their operators."""
 
 
 class EdgePull(Pull):
@@ -112,6 +117,17 @@ class Edges:
         """From whom each channel is pulled."""
         return {channel: pull.worker for channel, pull in self._pulls.items()}
 
+    def said(self) -> dict[str, Any]:
+        """What a node tells the others of its players and its pulls from them, or a worker of its part."""
+        pulled = {channel: node for channel, node in self.pulled.items() if isinstance(node, Node)}
+        shown = islice(pulled.items(), MAX_SHOWN)
+        return {
+            "draining": self._broker.draining,
+            "players": sum(len(channel.players) for channel, _ in self._broker.channels()),
+            "pulling": len(pulled),
+            "pulls": [{"channel": channel, "from": node.name, "address": node.address} for channel, node in shown],
+        }
+
     def stop(self) -> list[Deferred[None]]:
         self._running = False
         for check in self._checks.values():
@@ -152,7 +168,7 @@ class Edges:
     def _look(self, channel: str) -> None:
         """Begins to pull what players here want, if it is elsewhere."""
         found = self._broker.channel(channel)
-        if found is None or not found[0].players or channel in self._pulls or not self._running:
+        if found is None or channel in self._pulls or not self._running:
             return
         on_air = found[1]
         if on_air is not None and found[0].on_air:
@@ -160,7 +176,7 @@ class Edges:
         place = self._directory.found(channel)
         if place is not None:
             self._broker.judge(channel, place.key)
-            if found[0].players:
+            if _is_wanted(found[0], place.worker):
                 self._begin(place.worker, channel, None)
             return
         if self._directory.place(channel) is None:
@@ -194,7 +210,7 @@ class Edges:
         found = self._broker.channel(channel)
         place = self._directory.found(channel)
         waits_for_rule = pull.key is not None and self._directory.place(channel) is None
-        if found is None or not found[0].players:
+        if found is None or not _is_wanted(found[0], pull.worker):
             if not at_once or pull.connection is None:
                 self._end(pull, lost=False)
         elif place is None and pull.publication is None and not waits_for_rule:
@@ -207,6 +223,13 @@ class Edges:
         if self._pulls.get(pull.channel) is pull:
             del self._pulls[pull.channel]
         pull.stop(lost)
+
+
+def _is_wanted(channel: Channel, worker: Any) -> bool:
+    """Whether there is anybody for whom a channel is to be pulled from a worker or node. Another node is, and another
+    worker where this one pulls from a node for both. Else a worker is nobody: it asks who has the channel by itself."""
+    peers = (push for push in channel.pushes if push.peer)
+    return bool(channel.players) or any(isinstance(worker, Node) or peer.path for peer in peers)
 
 
 @implementer(IStreamClientEndpoint)

@@ -20,9 +20,11 @@ class Fleet:
 
     def kill_all(self, reason: str) -> int:
         self._supervisor.tell_all("kill_all", reason=reason)
-        pulled = sum(claimed.pulled for claimed in self._supervisor.places)
+        pulled = sum(claimed.pulled for claimed in self._supervisor.places if claimed.elsewhere is None)
         return len(self._supervisor.starts) + self._supervisor.starts.asking + pulled
 
     def _pulled(self, channel: str, stream_id: str | None) -> bool:
         claimed = self._supervisor.places.find(channel)
-        return claimed is not None and claimed.pulled and stream_id in (None, claimed.stream_id)
+        if claimed is None or claimed.elsewhere is not None:
+            return False
+        return claimed.pulled and stream_id in (None, claimed.stream_id)

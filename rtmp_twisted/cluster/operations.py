@@ -26,25 +26,51 @@ _log = Logger()
 
 
 class FleetOperations:
-    """`live.operations.Operations`. ``text`` makes the text of /metrics of what each worker, by number, has said."""
+    """`live.operations.Operations`. ``text`` makes the text of /metrics of what each worker, by number, has said;
+    ``other_nodes`` is what is known of a cluster's nodes."""
 
     def __init__(
-        self, supervisor: Supervisor, fleet: Fleet, clock: Any, text: Callable[[dict[int, Any], dict[str, str]], bytes]
+        self,
+        supervisor: Supervisor,
+        fleet: Fleet,
+        clock: Any,
+        text: Callable[[dict[int, Any], dict[str, str]], bytes],
+        other_nodes: Callable[[], Deferred[list[dict[str, Any]]]] | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._fleet = fleet
         self._clock = clock
         self._text = text
+        self._other_nodes = other_nodes
         self._numbers = count(1)
         self._pushes: dict[str, tuple[str, str]] = {}  # by id: those that operators have added
+        self._draining = False
 
     def start(self) -> None:
-        self._supervisor.begun.append(self._tell_pushes)
+        self._supervisor.begun += [self._tell_pushes, self._tell_draining]
 
     def stop(self) -> None: ...
 
     def healthy(self) -> bool:
         return any(worker.ready for worker in self._supervisor.workers.values())
+
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self, on: bool) -> None:
+        self._draining = on
+        self._supervisor.tell_all("send_away", on=on)
+
+    def _tell_draining(self, worker: Worker) -> None:
+        if self._draining:
+            worker.control.tell("send_away", on=True)
+
+    def left(self) -> Deferred[dict[str, int]]:
+        return Deferred.fromCoroutine(self._left())
+
+    async def _left(self) -> dict[str, int]:
+        parts = (await self._ask("left")).values()
+        return {what: sum(part[what] for part in parts) for what in ("publishers", "players")}
 
     async def _ask(self, name: str, **values: Any) -> dict[int, Any]:
         """What each worker answers, by its number."""
@@ -125,8 +151,8 @@ class FleetOperations:
         for id, (channel, url) in self._pushes.items():
             worker.control.call("add_push", channel=channel, url=url, id=id).addErrback(lambda _: None)
 
-    def nodes(self) -> None:
-        """A server of several processes is in no cluster."""
+    def nodes(self) -> Deferred[list[dict[str, Any]]] | None:
+        return None if self._other_nodes is None else self._other_nodes()
 
     def metrics(self) -> Deferred[bytes]:
         return Deferred.fromCoroutine(self._metrics())

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from rtmp_twisted.cluster.directory import Place
 from rtmp_twisted.cluster.keys import digest
 from rtmp_twisted.live.authority import Refused
 from rtmp_twisted.live.broker import STOP_SECONDS
@@ -30,10 +31,21 @@ class Claimed:
     pulled: bool
     digest: str | None
     stream_id: str
+    elsewhere: Place | None = None
+    """The other machine's place that this worker is to pull the channel from, for all."""
 
     def told(self) -> dict[str, Any]:
         """What workers are told of it."""
-        return {"epoch": self.epoch, "worker": self.worker, "pulled": self.pulled, "digest": self.digest}
+        told: dict[str, Any] = {
+            "epoch": self.epoch,
+            "worker": self.worker,
+            "pulled": self.pulled,
+            "digest": self.digest,
+        }
+        if self.elsewhere is not None:
+            node = self.elsewhere.worker
+            told["node"] = node.name, node.address, self.elsewhere.epoch
+        return told
 
 
 class Places:
@@ -54,14 +66,27 @@ class Places:
     def claim(self, worker: int, channel: str, pulled: bool, key: str | None, stream_id: str) -> dict[str, Any]:
         """Returns the epoch, or who has the place."""
         taken = self._claims.get(channel)
-        if taken is not None:
+        if taken is not None and taken.elsewhere is None:
             return {"taken": taken.told()}
         self._epoch += 1
         epoch = self._epoch
         text = None if key is None else digest(self._secret, channel, epoch, key)
-        claimed = self._claims[channel] = Claimed(channel, epoch, worker, pulled, text, stream_id)
-        self._changed(channel, claimed)
+        self._put(Claimed(channel, epoch, worker, pulled, text, stream_id))
         return {"epoch": epoch}
+
+    def put_elsewhere(self, channel: str, worker: int | None, place: Place | None) -> None:
+        """Where another machine has a channel, and which worker is to pull it from there; None for none. Does nothing
+        where a worker has the channel."""
+        known = self._claims.get(channel)
+        if known is not None and known.elsewhere is None:
+            return
+        if place is None or worker is None:
+            if known is not None:
+                self.release(known.worker, channel, known.epoch)
+        elif known is None or known.elsewhere != place or known.worker != worker:
+            self._epoch += 1
+            text = None if place.key is None else place.key.digest
+            self._put(Claimed(channel, self._epoch, worker, place.pulled, text, "", place))
 
     def release(self, worker: int, channel: str, epoch: int) -> None:
         """Does nothing where the place is not, or no longer, held by this worker with this epoch."""
@@ -69,6 +94,10 @@ class Places:
         if claimed is not None and claimed.worker == worker and claimed.epoch == epoch:
             del self._claims[channel]
             self._changed(channel, None)
+
+    def _put(self, claimed: Claimed) -> None:
+        self._claims[claimed.channel] = claimed
+        self._changed(claimed.channel, claimed)
 
     def lost(self, worker: int) -> None:
         """The worker has died."""

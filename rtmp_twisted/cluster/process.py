@@ -70,6 +70,8 @@ class Worker(ProcessProtocol):
         """Those that were handed to it, by kind and address."""
         self.load = 0
         """How many these are."""
+        self.said: dict[str, Any] = {}
+        """What it has said last of its players and pulls; nothing where there are no other machines."""
         self.ended = False
         self.gone: Deferred[None] = Deferred()
         """Fires when the process is gone."""
@@ -166,8 +168,9 @@ class Worker(ProcessProtocol):
         failure.trap(Gone, Failed)
         self.kill()
 
-    def _answered(self, _: object) -> None:
+    def _answered(self, said: dict[str, Any]) -> None:
         self._asked_at = None
+        self.said = said
 
     def _channel_lost(self) -> None:
         """It is ending, or has given up; nothing more comes from it."""

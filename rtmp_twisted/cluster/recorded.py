@@ -93,7 +93,7 @@ class RecordedAuthority(Service):
         store = self._directory.store
         while True:
             try:
-                if not await store.owns(start.id):
+                if not await store.owns(start):
                     return
                 break
             except PeerError:
@@ -103,7 +103,7 @@ class RecordedAuthority(Service):
         await self._authority.end(start.channel, key, stream_id, start.address)
         while True:
             try:
-                await store.forget(start.id)
+                await store.forget(start)
                 return
             except PeerError:
                 if not self.running:

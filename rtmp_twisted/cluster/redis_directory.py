@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
-from attrs import define, frozen
+from attrs import define
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -27,11 +27,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtmp_twisted.cluster import directory
-from rtmp_twisted.cluster.directory import EdgeOwner
 from rtmp_twisted.cluster.secret import ClusterSecret
-from rtmp_twisted.cluster.store import COMMAND_SECONDS, PLACE_SECONDS, REFRESH_SECONDS, Place, Start, Store
-from rtmp_twisted.live.authority import Refused, RightKey
-from rtmp_twisted.live.broker import Broker, when_fired
+from rtmp_twisted.cluster.store import COMMAND_SECONDS, REFRESH_SECONDS, Place, Start, Store
+from rtmp_twisted.cluster.takeover import TakeOvers
+from rtmp_twisted.live.authority import Refused
+from rtmp_twisted.live.broker import when_fired
 from rtmp_twisted.live.directory import Claim, IDirectory, Key, Taken, Watched
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.peer_errors import PeerError
@@ -39,9 +39,6 @@ from rtmp_twisted.redis_connection import RedisAddress, RedisSubscription
 
 MAX_EVENT: Final = 8192
 """Bytes of the longest message that is read."""
-
-LOOK_SECONDS: Final = 0.5
-"""How often a publish that waits for another node to give its place up looks whether it has."""
 
 SETTLED_SECONDS: Final = 10.0
 """How long Redis must have answered without a break before this node takes another one for dead: after an outage, all
@@ -56,12 +53,27 @@ MAX_WATCHED: Final = 100_000
 _log = Logger()
 
 
-@frozen
-class Node:
-    """Another node: its name, and where it is reached, as CLUSTER_ADDRESS has it."""
+class Published(Protocol):
+    """A publish here: a `Publication`, or one on a worker (node_of_workers.py)."""
 
-    name: str
-    address: str
+    key: str
+    stream_id: str
+    client_ip: str
+    pulled: bool
+    play_key: Key | str | None
+
+
+class Publishes(Protocol):
+    """What the directory asks of those that publish here: the broker, or a supervisor's workers."""
+
+    async def make_room(self, name: str, epoch: int, key: str) -> None:
+        """As of `Broker`."""
+
+    def lose(self, publication: Any, reason: str) -> None:
+        """As of `Broker`."""
+
+    def channel(self, name: str) -> object:
+        """None where nobody here uses the channel."""
 
 
 @define(eq=False)
@@ -69,7 +81,7 @@ class _Held:
     """A publish here. ``epoch`` is 0 until Redis knows of it."""
 
     claim: Claim
-    publication: Publication
+    publication: Published
     epoch: int = 0
     start: Start | None = None
     busy: bool = False
@@ -82,7 +94,7 @@ class RedisDirectory(Service, Watched):
     before it gives a place up. ``load`` is what this node says of itself. ``broker`` is set before the service
     starts."""
 
-    broker: Broker
+    broker: Publishes
 
     def __init__(
         self,
@@ -104,28 +116,25 @@ class RedisDirectory(Service, Watched):
         """Called with a channel that another node has, or has not any more."""
         self.orphaned: Callable[[list[Start]], None] = lambda starts: None
         """Called with accepted starts of nodes that have died."""
-        self.draining = False
         self.ticked = 0
         """How often Redis was asked about everything, and has answered."""
         self._reactor: IReactorTime = reactor
         self._address = address
         self._recorded = recorded
-        self._takeover_seconds = takeover_seconds
+        self._take_overs = TakeOvers(reactor, self.store, secret, takeover_seconds, self._look)
         self._load = load
         self._events = RedisSubscription(reactor, random, redis, self.store.events, self._heard)
         self._events.max_delay = 1.0
         self._held: dict[str, _Held] = {}
-        self._edges: dict[str, Claim] = {}  # what is pulled from other nodes
-        self._waiting_edges: dict[str, tuple[Deferred[Claim], Publication]] = {}
+        self._edges = directory.EdgeClaims()
         self._places: dict[str, Place | None] = {}  # of channels that somebody here wants
-        self._rooms: dict[str, list[Deferred[str]]] = {}  # publishes that wait for a place elsewhere
         self._starts = 0
         self._recorded_starts: dict[tuple[str, str, str], list[Start]] = {}
         self._tasks: set[Deferred[None]] = set()
         self._ticking = False
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
-        self.store.opened = lambda: self._spawn(self._tick())
+        self.store.opened = self._opened
         self._answered_since: float | None = None
 
     # Service
@@ -161,12 +170,12 @@ class RedisDirectory(Service, Watched):
     # IDirectory
 
     def claim(self, channel: str, holder: object) -> Deferred[Claim]:
-        assert isinstance(holder, Publication)
-        if holder.edge:
-            return self._claim_edge(channel, holder)
-        return Deferred.fromCoroutine(self._claim(channel, holder))
+        if isinstance(holder, Publication) and holder.edge:
+            own = self._own(channel)
+            return self._edges.claim(holder, self.found(channel)) if own is None else fail(Taken(own))
+        return Deferred.fromCoroutine(self._claim(channel, cast(Published, holder)))
 
-    async def _claim(self, channel: str, holder: Publication) -> Claim:
+    async def _claim(self, channel: str, holder: Published) -> Claim:
         own = self._own(channel)
         if own is not None:
             raise Taken(own)
@@ -203,35 +212,11 @@ class RedisDirectory(Service, Watched):
         return (False, None) if place is None else (True, place.key)
 
     def make_room(self, claim: Claim, key: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._make_room(claim, key))
-
-    async def _make_room(self, claim: Claim, key: str) -> None:
-        """Raises Refused or RightKey."""
-        channel, epoch = claim.channel, claim.epoch
-        place = await self._look(channel)
-        if place is None or place.epoch != epoch:
-            return
-        if not place.pulled and not self.secret.key(channel, epoch, place.digest).matches(key):
-            raise Refused("the channel has a publisher")
-        try:
-            await self.store.tell(self.store.event("room", channel, epoch=epoch, token=self.secret.token(channel)))
-        except PeerError:
-            raise RightKey("the channel has a publisher on another node, and Redis does not answer") from None
-        # A holder that has died loses its place in this time.
-        deadline = self._reactor.seconds() + PLACE_SECONDS + REFRESH_SECONDS + self._takeover_seconds
-        while self._reactor.seconds() < deadline:
-            said = await self._told(channel)
-            place = await self._look(channel)
-            if place is None or place.epoch != epoch:
-                return
-            if said == "live":
-                raise RightKey("the channel has a live publisher")
-        raise RightKey("the channel has a publisher")
+        return Deferred.fromCoroutine(self._take_overs.ask(claim, key))
 
     def release(self, claim: Claim) -> None:
         channel = claim.channel
-        if self._edges.get(channel) is claim:
-            del self._edges[channel]
+        if self._edges.release(claim):
             return
         held = self._held.get(channel)
         if held is not None and held.claim is claim:
@@ -254,8 +239,8 @@ class RedisDirectory(Service, Watched):
     # EdgeDirectory
 
     @property
-    def number(self) -> Node:
-        return Node(self.node, self._address)
+    def number(self) -> directory.Node:
+        return directory.Node(self.node, self._address)
 
     def found(self, channel: str) -> directory.Place | None:
         """Where a channel is, if that is another node and this one knows; else it asks, and calls `moved`."""
@@ -272,35 +257,17 @@ class RedisDirectory(Service, Watched):
     def place(self, channel: str) -> directory.Place | None:
         return self.found(channel)
 
+    async def learn(self, channel: str) -> None:
+        """Looks where a channel is, before anybody is told that it is nowhere."""
+        if channel not in self._held and (channel in self._places or len(self._places) < MAX_WATCHED):
+            place = await self._look(channel)
+            self._places.setdefault(channel, None)
+            self._note(channel, place)
+
     def _elsewhere(self, place: Place) -> directory.Place:
         key = self.secret.key(place.channel, place.epoch, place.digest) if place.digest else None
-        return directory.Place(place.channel, place.epoch, Node(place.node, place.address), place.pulled, key)
-
-    def _claim_edge(self, channel: str, holder: Publication) -> Deferred[Claim]:
-        claimed: Deferred[Claim] = Deferred()
-        own = self._own(channel)
-        if own is not None:
-            claimed.errback(Taken(own))
-            return claimed
-        place = self.found(channel)
-        if place is None or place.epoch <= cast(EdgeOwner, holder.owner).epoch:
-            self._give_up(channel)
-            self._waiting_edges[channel] = claimed, holder
-        else:
-            self._take_edge(claimed, holder, place)
-        return claimed
-
-    def _give_up(self, channel: str) -> None:
-        """Lets go of a pull that waits for its place, and whose connection is lost."""
-        waiting = self._waiting_edges.pop(channel, None)
-        if waiting is not None:
-            waiting[0].callback(Claim(channel, 0, waiting[1], True))
-
-    def _take_edge(self, claimed: Deferred[Claim], holder: Publication, place: directory.Place) -> None:
-        cast(EdgeOwner, holder.owner).epoch = place.epoch
-        holder.play_key = place.key
-        claim = self._edges[place.channel] = Claim(place.channel, place.epoch, holder, True)
-        claimed.callback(claim)
+        node = directory.Node(place.node, place.address)
+        return directory.Place(place.channel, place.epoch, node, place.pulled, key)
 
     def _own(self, channel: str) -> Claim | None:
         held = self._held.get(channel)
@@ -318,7 +285,7 @@ class RedisDirectory(Service, Watched):
             self._starts += 1
             id = f"{self.node}-{self._starts}"
             sealed = self.secret.seal(json.dumps([publication.key, publication.stream_id]), id)
-            start = Start(id, channel, number, publication.client_ip, sealed)
+            start = Start(id, self.node, channel, number, publication.client_ip, sealed)
         key = publication.play_key
         place = Place(
             channel,
@@ -358,10 +325,8 @@ class RedisDirectory(Service, Watched):
 
     def _note(self, channel: str, place: Place | None) -> None:
         before, self._places[channel] = self._places[channel], place
-        waiting = self._waiting_edges.get(channel)
-        if place is not None and waiting is not None and place.epoch > cast(EdgeOwner, waiting[1].owner).epoch:
-            del self._waiting_edges[channel]
-            self._take_edge(*waiting, self._elsewhere(place))
+        if place is not None:
+            self._edges.moved(channel, self._elsewhere(place))
         if before != place:
             self._changed(channel, None if place is None else _claim(place))
             self.moved(channel)
@@ -371,6 +336,9 @@ class RedisDirectory(Service, Watched):
             await self.store.release(channel, epoch)
 
     # Every two seconds
+
+    def _opened(self) -> None:
+        self._spawn(self._tick())
 
     async def _tick(self) -> None:
         if self._ticking:
@@ -424,7 +392,7 @@ class RedisDirectory(Service, Watched):
             if held.start is not None and not known:
                 publication = held.publication
                 self.take_start(held.claim.channel, publication.key, publication.stream_id)
-                await self.store.forget(held.start.id)
+                await self.store.forget(held.start)
 
     def _superseded(self, held: _Held) -> None:
         """Another node has the channel by a later claim: this one's publish ends, and its players go on there."""
@@ -443,14 +411,13 @@ class RedisDirectory(Service, Watched):
         self.store.node = f"{self.store.node.partition('.')[0]}.{int(self._reactor.seconds())}"
 
     def _said(self) -> dict[str, Any]:
-        return {"address": self._address, "draining": self.draining, "channels": len(self._held), **self._load()}
+        return {"address": self._address, "channels": len(self._held), **self._load()}
 
     def _wanted(self) -> list[str]:
         """Channels elsewhere that somebody here wants; the others are forgotten."""
         for channel in [one for one in self._places if self.broker.channel(one) is None]:
             del self._places[channel]
-        for channel in [one for one, (_, holder) in self._waiting_edges.items() if holder.ended]:
-            self._give_up(channel)
+        self._edges.forget_ended()
         return list(self._places)
 
     # Events
@@ -467,12 +434,10 @@ class RedisDirectory(Service, Watched):
         if not isinstance(channel, str) or event.get("node") == self.node:
             return
         held = self._held.get(channel)
-        if kind == "room" and held is not None and event.get("epoch") == held.epoch:
-            if isinstance(event.get("token"), str) and self.secret.signed(event["token"], channel):
-                self._spawn(self._give_room(held))
+        if held is not None and self._take_overs.asks(event, channel, held.epoch):
+            self._spawn(self._give_room(held))
         elif kind in ("up", "moved", "down", "live"):
-            for waiting in self._rooms.pop(channel, ()):
-                waiting.callback(str(kind))
+            self._take_overs.heard(channel, kind)
             if held is not None and kind in ("up", "moved"):
                 self._spawn(self._check(held))
             if channel in self._places:
@@ -499,48 +464,18 @@ class RedisDirectory(Service, Watched):
         if changed.get(channel) and self._held.get(channel) is held:
             self._superseded(held)
 
-    def _told(self, channel: str) -> Deferred[str]:
-        """Fires when a message comes about the channel, or after `LOOK_SECONDS`."""
-        told: Deferred[str] = Deferred()
-        self._rooms.setdefault(channel, []).append(told)
-
-        def give_up() -> None:
-            waiting = self._rooms.get(channel, [])
-            if told in waiting:
-                waiting.remove(told)
-                if not waiting:
-                    del self._rooms[channel]
-                told.callback("")
-
-        call = self._reactor.callLater(LOOK_SECONDS, give_up)
-
-        def done(said: str) -> str:
-            if call.active():
-                call.cancel()
-            return said
-
-        return told.addCallback(done)
-
     # After a pause
 
-    def stalled(self) -> None:
-        """The process has stood still for so long that its places may have ended: what its publishers send is withheld
-        until Redis has said whether these places are still its own."""
-        withheld = [held.publication for held in self._held.values()]
-        if not withheld:
-            return
-        _log.warn("the process stood still: media is withheld until Redis has answered")
-        for publication in withheld:
-            self.broker.withhold(publication)
-        self._spawn(self._check_all(withheld))
+    def check(self) -> Deferred[None]:
+        """Fires when Redis has said whether all places here are still this node's, which their publishes have heard by
+        then, or after `COMMAND_SECONDS`."""
+        return self._spawn(self._check_all())
 
-    async def _check_all(self, withheld: list[Publication]) -> None:
+    async def _check_all(self) -> None:
         asked = Deferred.fromCoroutine(self._refresh_soon())
         await wait_for(self._reactor, [asked], COMMAND_SECONDS)
         asked.addErrback(lambda failure: failure.trap(CancelledError) and None)
         asked.cancel()
-        for publication in withheld:
-            self.broker.go_on(publication)
 
     async def _refresh_soon(self) -> None:
         """Refreshes as soon as there is a connection."""
@@ -557,12 +492,12 @@ class RedisDirectory(Service, Watched):
         if self._held.get(held.claim.channel) is held:
             del self._held[held.claim.channel]
 
-    def _spawn(self, work: Any) -> None:
-        """Runs a coroutine on its own; the service waits for it when it stops."""
+    def _spawn(self, work: Any) -> Deferred[None]:
+        """Runs a coroutine on its own; the service waits for it when it stops. Fires when it is done."""
         task: Deferred[None] = Deferred.fromCoroutine(work)
         self._tasks.add(task)
         task.addErrback(self._bug)
-        task.addBoth(lambda _: self._tasks.discard(task))
+        return task.addBoth(lambda _: self._tasks.discard(task))
 
     def _bug(self, failure: Failure) -> None:
         _log.failure("a bug in the cluster's directory", failure)

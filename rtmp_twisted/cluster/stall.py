@@ -1,13 +1,28 @@
-"""A clock that notices when the process stood still: it was stopped, or had no CPU. Made by tap.py for a node of a
-cluster."""
+"""A clock that notices when the process stood still: it was stopped, or had no CPU; and what a node of a cluster does
+then. Made by nodes.py and worker.py.
+
+Such a process may have been replaced. It withholds what its publishers send until Redis has answered, or has had time
+enough for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
+
+from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.publication import Publication, PublishState
+
+STALL_SECONDS: Final = 3.0
+"""A process that stood still for so long may have lost its places. They live for 6 s (store.py), and the last refresh
+was up to 2 s before, and a little more."""
+
+_log = Logger()
 
 
 @implementer(IReactorTime)
@@ -36,3 +51,34 @@ class StallClock:
 
     def getDelayedCalls(self) -> Any:
         return self._reactor.getDelayedCalls()
+
+
+class Withholding:
+    """``check`` fires when Redis has said whether the places of what is published here are still this node's, or has
+    had time enough for it."""
+
+    def __init__(self, broker: Broker, check: Callable[[], Deferred[Any]]) -> None:
+        self._broker = broker
+        self._check = check
+        self._checks = 0
+        self._withheld: dict[Publication, None] = {}
+
+    def begin(self) -> None:
+        """The process has stood still."""
+        publications = [publication for _, publication in self._broker.channels() if publication is not None]
+        own = [one for one in publications if one.state is PublishState.ON_AIR and not one.edge]
+        if not own:
+            return
+        _log.warn("the process stood still: media is withheld until Redis has answered")
+        for publication in own:
+            self._broker.withhold(publication)
+            self._withheld[publication] = None
+        self._checks += 1
+        self._check().addBoth(lambda _: self._checked())
+
+    def _checked(self) -> None:
+        self._checks -= 1
+        if not self._checks:
+            withheld, self._withheld = self._withheld, {}
+            for publication in withheld:
+                self._broker.go_on(publication)

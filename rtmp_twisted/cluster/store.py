@@ -80,9 +80,11 @@ class Place:
 
 @frozen
 class Start:
-    """An accepted start, as Redis has it. ``sealed``: key and stream id, as JSON, sealed for its id."""
+    """An accepted start, as Redis has it. ``node`` is the name under which this node has it, ``sealed`` key and stream
+    id, as JSON, sealed for its id."""
 
     id: str
+    node: str
     channel: str
     epoch: int
     address: str
@@ -190,7 +192,9 @@ class Store(RedisClient[RedisCommander]):
 
     async def leave(self) -> None:
         """This node stops."""
-        await self._run(scripts.LEAVE, [self._node(self.node), f"{self.prefix}:nodes", self._starts()], [self.node])
+        await self._run(
+            scripts.LEAVE, [self._node(self.node), f"{self.prefix}:nodes", self._starts(self.node)], [self.node]
+        )
 
     async def nodes(self) -> dict[str, dict[str, Any]]:
         """What each node says of itself."""
@@ -201,23 +205,29 @@ class Store(RedisClient[RedisCommander]):
 
     async def take_orphans(self) -> list[Start]:
         """Starts whose nodes have died, at most `MAX_ORPHANS` of each: their ends are this node's to tell."""
-        arguments = [self.node, self.prefix, MAX_ORPHANS, EPOCH_SECONDS]
+        node = self.node
+        arguments = [node, self.prefix, MAX_ORPHANS, EPOCH_SECONDS]
         reply = await self._run(scripts.ORPHANS, [f"{self.prefix}:nodes"], arguments)
         found = json.loads(reply) if isinstance(reply, bytes) else None
         if not found:
             return []  # Lua's empty list is an empty object
         try:
-            return [Start(one["id"], one["channel"], int(one["epoch"]), one["address"], one["sealed"]) for one in found]
+            return [
+                Start(one["id"], node, one["channel"], int(one["epoch"]), one["address"], one["sealed"])
+                for one in found
+            ]
         except (KeyError, ValueError, TypeError):
             raise PeerError("an accepted start in Redis cannot be read") from None
 
-    async def owns(self, id: str) -> bool:
+    async def owns(self, start: Start) -> bool:
         """Whether the end of an accepted start is this node's to tell."""
-        return bool(await self._run(scripts.OWNS, [self._start(id), self._node(self.node)], [self.node]))
+        keys = [self._start(start.id), self._node(start.node)]
+        return bool(await self._run(scripts.OWNS, keys, [start.node]))
 
-    async def forget(self, id: str) -> bool:
+    async def forget(self, start: Start) -> bool:
         """The end of an accepted start has been told."""
-        return bool(await self._run(scripts.FORGET, [self._start(id), self._starts()], [self.node, id]))
+        keys = [self._start(start.id), self._starts(start.node)]
+        return bool(await self._run(scripts.FORGET, keys, [start.node, start.id]))
 
     # Events
 
@@ -244,8 +254,8 @@ class Store(RedisClient[RedisCommander]):
     def _start(self, id: str) -> str:
         return f"{self.prefix}:publish:{id}"
 
-    def _starts(self) -> str:
-        return f"{self.prefix}:publishes:{self.node}"
+    def _starts(self, node: str) -> str:
+        return f"{self.prefix}:publishes:{node}"
 
     def _lives(self) -> tuple[int, int]:
         return int(PLACE_SECONDS * 1000), EPOCH_SECONDS

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -87,6 +87,12 @@ class Supervisor(Service):
         """Workers that have died or were ended, and were replaced."""
         self.begun: list[Callable[[Worker], None]] = []
         """Called with each worker that is ready."""
+        self.more: Callable[[Worker], dict[str, Callable[..., Any]]] = lambda worker: {}
+        """What a worker may ask besides, or what else answers it: a node of a cluster (node_of_workers.py)."""
+        self.lost: Callable[[Worker], Deferred[Any]] = lambda worker: succeed(None)
+        """Called with a worker that is gone. Fires when none of its claims is on its way any more."""
+        self.paused: Callable[[], None] = lambda: None
+        """Called when this process has not run for a while, before anything is handed over."""
         self._reactor = reactor
         self._count = workers
         self._about = about
@@ -134,6 +140,7 @@ class Supervisor(Service):
         if not self.running:
             self._drop(arrived)
             return
+        self._notice_pause()
         worker = to or self._choose(arrived)
         if worker is None:
             self._waiting.append(arrived)  # bounded, as all connections are
@@ -202,8 +209,9 @@ class Supervisor(Service):
                 self.limits[kind].leave(ip)
         worker.connections.clear()
         worker.load = 0
+        settled = self.lost(worker)
         self.places.lost(worker.number)
-        self.starts.lost(worker)
+        settled.addCallback(lambda _: self.starts.lost(worker))
         if not self.running:
             return
         if not self._was_ready:
@@ -218,12 +226,17 @@ class Supervisor(Service):
         if self.running:
             self._begin(number)
 
-    def _check(self) -> None:
+    def _notice_pause(self) -> None:
         now = self._reactor.seconds()
         if now - self._checked_at > LATE_SECONDS:
+            self._checked_at = now
             for worker in self.workers.values():
                 worker.forgive()
-        self._checked_at = now
+            self.paused()
+
+    def _check(self) -> None:
+        self._notice_pause()
+        self._checked_at = self._reactor.seconds()
         self.guessing.forget()
         self._tell_suspects()
         for worker in self.workers.values():
@@ -252,13 +265,14 @@ class Supervisor(Service):
             "left": partial(self._left, worker),
             "move": partial(self._move, worker),
             "reach": partial(self._reach, worker),
-            "claim": partial(self.places.claim, worker.number),
+            "claim": partial(self._claim, worker),
             "release": partial(self._release, worker),
-            "make_room": self._make_room,
+            "make_room": self.make_room,
             "start": partial(self.starts.start, worker),
             "end": self._end_start,
             "attempt": self._attempt,
             "fail": self._fail_key,
+            **self.more(worker),
         }
 
     def _ready(self, worker: Worker) -> None:
@@ -309,10 +323,16 @@ class Supervisor(Service):
 
         return both.addBoth(done)
 
+    def _claim(
+        self, worker: Worker, channel: str, pulled: bool, key: str | None, stream_id: str, client_ip: str
+    ) -> dict[str, Any]:
+        return self.places.claim(worker.number, channel, pulled, key, stream_id)
+
     def _release(self, worker: Worker, channel: str, epoch: int) -> None:
         self.places.release(worker.number, channel, epoch)
 
-    def _make_room(self, channel: str, epoch: int, key: str) -> Any:
+    def make_room(self, channel: str, epoch: int, key: str) -> Any:
+        """Has the worker that holds a place give it up. Returns what it answers (directory.py, `refusal`)."""
         claimed = self.places.find(channel)
         holder = None if claimed is None else self.workers.get(claimed.worker)
         if claimed is None or claimed.epoch != epoch or holder is None:

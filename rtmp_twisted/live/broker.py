@@ -91,6 +91,8 @@ class Broker(Service):
     ) -> None:
         self.notices = Notices(scheduler.turns)
         self.server_id = server_id
+        self.draining = False
+        """Whether new publishes and players are to go to another server. Those who let them in look at this."""
         self.clock = clock
         self.scheduler = scheduler
         self.authority = authority

@@ -24,6 +24,15 @@ class Operations(Protocol):
     def healthy(self) -> bool:
         """Whether connections are served."""
 
+    def draining(self) -> bool:
+        """Whether clients are sent away."""
+
+    def drain(self, on: bool) -> None:
+        """Sends clients away from now on, or (False) lets them come again."""
+
+    def left(self) -> Soon[dict[str, int]]:
+        """Returns how many ``publishers`` and ``players`` there are."""
+
     def channels(self, offset: int, limit: int) -> Soon[tuple[int, list[dict[str, Any]]]]:
         """Returns how many channels there are, and some of them."""
 

@@ -181,9 +181,10 @@ class Publication:
             self.write(message)
 
     def withhold(self) -> None:
-        """What is written from now on waits for `go_on`."""
-        self._withheld = self._log, self._audience, self._timestamps
-        self._log = self._audience = self._timestamps = None
+        """What is written from now on waits for `go_on`. Safe to call again."""
+        if self._withheld is None:
+            self._withheld = self._log, self._audience, self._timestamps
+            self._log = self._audience = self._timestamps = None
 
     def go_on(self) -> bool:
         """Writes what was withheld; returns whether anything was to be."""

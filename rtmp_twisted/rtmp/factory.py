@@ -151,6 +151,11 @@ class RTMPFactory(Factory):
                 connection.fail(error)
             connection.let_publishers_be_read()
 
+    def clients(self) -> list[Callable[[], object]]:
+        """What sends each client away, for `live.drain.Drain`."""
+        handlers = [connection.handler for connection in self.connections]
+        return [one.send_away for one in handlers if isinstance(one, ServerSession)]
+
     def request_reconnects(self) -> Deferred[None]:
         """Asks the clients that understand it to connect again; fires when they have left."""
         told = self._told()

@@ -32,6 +32,9 @@ MIN_PLAY_MILLISECONDS: Final = 1000
 """The shortest duration of a ``play`` that counts. Section 7.2.2.1 has it in seconds, but what sends one (rtmpdump's
 ``--stop``) does so in milliseconds."""
 
+DRAINED: Final = "the server is being drained"
+"""Why somebody has to go to another one."""
+
 _ANY_NAMES: Final = NameRules()
 
 
@@ -117,7 +120,7 @@ class MessageStream:
             self._status("error", "NetStream.Publish.BadConnection", "This connection publishes or plays already.")
             return
         address = self._address("publish", name)
-        if address is None:
+        if address is None or self._drained("publish"):
             return
         connection = session.connection
         broker = session.options.broker
@@ -208,6 +211,8 @@ class MessageStream:
             return
         if connection.peer not in options.players:
             self.refuse("play", "BadName", "this address may not play")
+            return
+        if not options.peers and self._drained("play"):
             return
         if tokens is not None and "token" in query:
             by_token = StreamAddress(channel, token, query)
@@ -439,6 +444,13 @@ class MessageStream:
             reason=reason,
         )
         self.session.connection.finish(f"{command} refused: {reason}")
+
+    def _drained(self, command: str) -> bool:
+        """Whether the client has to go to another server; it is told so here."""
+        draining = self.session.options.broker.draining
+        if draining:
+            self.refuse(command, "BadName", f"{DRAINED}, connect again", quiet=True)
+        return draining
 
     def _address(self, command: str, name: amf0.Value) -> StreamAddress | None:
         """What is to be published or played; None for a bad key, which is refused here."""

@@ -13,7 +13,7 @@ from rtmp_twisted.live.path import PATH, read_path, refusal
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.rtmp.connection import WINDOW, Connection
 from rtmp_twisted.rtmp.interfaces import ConnectionState
-from rtmp_twisted.rtmp.message_stream import MessageStream, SessionOptions
+from rtmp_twisted.rtmp.message_stream import DRAINED, MessageStream, SessionOptions
 from rtmp_twisted.rtmp.names import App, BadName
 from rtmp_twisted.wire import amf0, messages
 from rtmp_twisted.wire.errors import ProtocolError
@@ -138,10 +138,21 @@ class ServerSession:
 
     # What the factory calls
 
-    def request_reconnect(self) -> None:
+    def request_reconnect(self, why: str = "The server is stopping.") -> None:
         """Asks the client to connect again. What it sends is handled until it leaves."""
-        info = status_info("status", RECONNECT_REQUEST, "The server is stopping.")
+        info = status_info("status", RECONNECT_REQUEST, why)
         self.connection.send(messages.command("onStatus", 0, None, info))
+
+    def send_away(self) -> None:
+        """The client is to go to another server: it is asked to, or ended where it only plays. Another node or worker
+        stays, and who publishes and does not understand the request."""
+        players = [stream.player for stream in self._streams.values() if stream.player is not None]
+        if self.connection.state is ConnectionState.CLOSING or any(player.peer for player in players):
+            return
+        if self.reconnects:
+            self.request_reconnect("The server is being drained.")
+        elif players and self.publication is None:
+            self.connection.finish(DRAINED)
 
     # What its streams call
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.drain import Drain
 from rtmp_twisted.live.relays import Relays
 from rtmp_twisted.web.rates import Sampler
 from rtmp_twisted.web.serializers import serialize_channel, serialize_relay
@@ -18,7 +19,8 @@ from rtmp_twisted.web.status import WAITING, all_channels, one_channel
 
 @frozen
 class LocalOperations:
-    """``text`` returns the text of /metrics; ``other_nodes`` what is known of a cluster's nodes."""
+    """``text`` returns the text of /metrics; ``other_nodes`` what is known of a cluster's nodes. ``away`` sends clients
+    away."""
 
     clock: IReactorTime
     broker: Broker
@@ -26,6 +28,7 @@ class LocalOperations:
     text: Callable[[], bytes]
     pushes_and_pulls: Relays | None = None
     other_nodes: Callable[[], Deferred[list[dict[str, Any]]]] | None = None
+    away: Drain = field(default=Factory(lambda self: Drain(self.clock, self.broker), takes_self=True))
 
     def start(self) -> None:
         self.sampler.start()
@@ -35,6 +38,15 @@ class LocalOperations:
 
     def healthy(self) -> bool:
         return True
+
+    def draining(self) -> bool:
+        return self.broker.draining
+
+    def drain(self, on: bool) -> None:
+        self.away.turn(on)
+
+    def left(self) -> dict[str, int]:
+        return self.away.left()
 
     def channels(self, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         now = self.clock.seconds()

@@ -141,8 +141,8 @@ class _OperatorResource(Resource):
 
     def _answer(self, request: Request) -> Soon[_Answer]:
         path = [segment.decode("utf-8", "replace") for segment in request.postpath or []]
-        if path == ["healthz"]:
-            return self._allow(request, "GET", self._health)
+        if path in (["healthz"], ["readyz"]):
+            return self._allow(request, "GET", lambda: self._health(path[0]))
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
@@ -155,6 +155,10 @@ class _OperatorResource(Resource):
                 return self._allow(request, "GET", lambda: self._show(name))
             case ["api", "v1", "channels", name, "kill"]:
                 return self._allow(request, "POST", lambda: self._kill(name, request))
+            case ["api", "v1", "drain"] if request.method in (b"POST", b"DELETE"):
+                return self._drain(request.method == b"POST", request)
+            case ["api", "v1", "drain"]:
+                return self._allow(request, "GET", self._left, "POST, DELETE")
             case ["api", "v1", "nodes"]:
                 return self._allow(request, "GET", self._nodes)
             case ["api", "v1", "relays"]:
@@ -169,11 +173,15 @@ class _OperatorResource(Resource):
                 return self._allow(request, "DELETE", lambda: self._remove_push(name, id))
         return _error(http.NOT_FOUND, "there is no such page")
 
-    def _health(self) -> _Answer:
+    def _health(self, asked: str) -> _Answer:
+        """healthz: whether the server is alive. readyz: whether clients may come. While it is drained that is 404, at
+        which HAProxy (``http-check disable-on-404``) sends nobody, and leaves those alone that are there."""
         plain = "text/plain; charset=utf-8"
-        if self._operations.healthy():
-            return _Answer(b"ok\n", content_type=plain)
-        return _Answer(b"no worker is ready\n", http.SERVICE_UNAVAILABLE, plain)
+        if not self._operations.healthy():
+            return _Answer(b"no worker is ready\n", http.SERVICE_UNAVAILABLE, plain)
+        if asked == "readyz" and self._operations.draining():
+            return _Answer(b"it is being drained\n", http.NOT_FOUND, plain)
+        return _Answer(b"ok\n", content_type=plain)
 
     def _allow(
         self, request: Request, method: str, answer: Callable[[], Soon[_Answer]], other: str = ""
@@ -221,6 +229,17 @@ class _OperatorResource(Resource):
             return _json({"total": len(shown), "relays": shown})
 
         return _then(self._operations.relays(channel), listed)
+
+    def _left(self) -> Soon[_Answer]:
+        draining = self._operations.draining()
+        return _then(self._operations.left(), lambda left: _json({"draining": draining, **left}))
+
+    def _drain(self, on: bool, request: Request) -> Soon[_Answer]:
+        peer = getattr(request.getClientAddress(), "host", "")
+        what = "clients are sent away from now on" if on else "clients may come again"
+        _log.info("HTTP: {what}", what=what, peer=peer)
+        self._operations.drain(on)
+        return self._left()
 
     def _nodes(self) -> Soon[_Answer]:
         found = self._operations.nodes()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from attrs import Factory, field, frozen
@@ -26,6 +27,7 @@ from rtmp_twisted.live.player import Form, Player
 from rtmp_twisted.logs import SessionLog
 from rtmp_twisted.rtmp.connection import LINGER_SECONDS, STUCK_SECONDS
 from rtmp_twisted.rtmp.formatting import amount, duration
+from rtmp_twisted.rtmp.message_stream import DRAINED
 from rtmp_twisted.rtmp.writer import Writer, writer_for
 from rtmp_twisted.web import answers, framing
 from rtmp_twisted.web.access import Access, Denied, Visit
@@ -76,6 +78,10 @@ class Viewers:
     hls: HLS = field(default=Factory(lambda self: HLS(self.clock, self.broker), takes_self=True))
     all: dict[Viewer, None] = field(factory=dict)
     """The oldest first."""
+
+    def clients(self) -> list[Callable[[], object]]:
+        """What sends each viewer away, for `live.drain.Drain`."""
+        return [viewer.send_away for viewer in self.all]
 
     def check(self) -> None:
         """Checks each viewer's times; called every second. Never raises."""
@@ -190,6 +196,8 @@ class Viewer:
 
     def _judged(self, denied: Denied | None) -> None:
         self._attempt = None
+        if denied is None and self.viewers.broker.draining:
+            denied = Denied(http.SERVICE_UNAVAILABLE, DRAINED)
         if denied is not None:
             self._refuse(denied.code, str(denied))
             return
@@ -313,6 +321,14 @@ class Viewer:
         ending = self._deadline is not None and self._began is not None
         if ending and self._player is not None and self._player.caught_up and not self.writer.blocked:
             self.finish(self._reason)
+
+    def send_away(self) -> None:
+        """The viewer is to go to another server. Safe to call when it is gone."""
+        if self._closing_since is None and self in self.viewers.all:
+            if self._began is None:
+                self._refuse(http.SERVICE_UNAVAILABLE, DRAINED)
+            else:
+                self.finish(DRAINED)
 
     def finish(self, reason: str) -> None:
         """Closes the connection when all that was written has arrived."""

@@ -1,5 +1,6 @@
-"""Three nodes, Redis and an application, of which each is killed, paused or emptied while encoders publish and viewers
-play; and what every viewer saw and what the application heard is checked. ./tools/cluster runs it.
+"""Three nodes (the first of them with two workers), Redis and an application, of which each is killed, paused or
+emptied while encoders publish and viewers play; and what every viewer saw and what the application heard is checked.
+./tools/cluster runs it.
 
 An encoder numbers its publishes, and the frames of each, so `check_viewer` knows what may follow what. A viewer that
 loses its node goes to another one, and what it sees there belongs to the same history. While a node is paused, its
@@ -105,6 +106,8 @@ class Encoder:
     number: int = 0
     waits: list[float] = field(factory=list)
     """Seconds from each loss to the next acceptance."""
+    sent: set[tuple[int, int]] = field(factory=set)
+    """Numbers of the publish and of the frame, of what it has sent to a node that was there."""
 
     async def run(self) -> None:
         lost_at = reactor.seconds()
@@ -127,6 +130,7 @@ class Encoder:
                 self.waits.append(reactor.seconds() - lost_at)
                 one.send(AVC_HEADER)
             self._frame(self.on_air, self.publishes, self.number)
+            self.sent.add((self.publishes, self.number))
             self.number += 1
             await deferLater(reactor, FRAME_SECONDS, lambda: None)
             lost_at = reactor.seconds()
@@ -169,13 +173,16 @@ class Viewer:
     node: Server | None = None
     playing: RTMPClient | None = None
     connections: list[list[Seen]] = field(factory=list)
+    make: Callable[[], RTMPClient] = RTMPClient
+    made: list[RTMPClient] = field(factory=list)
+    """All its connections that were accepted."""
 
     async def run(self) -> None:
         while self.running:
             if self.playing is None or self.playing.closed:
                 self._keep()
                 self.node = self.where()
-                one = await connect(self.node)
+                one = await connect(self.node, self.make)
                 if one is None:
                     await deferLater(reactor, 0.1, lambda: None)
                     continue
@@ -183,6 +190,7 @@ class Viewer:
                     await one.open(self.channel)
                     await one.play(KEY)
                     self.playing = one
+                    self.made.append(one)
                 except AssertionError:
                     one.transport.abortConnection()
             await deferLater(reactor, 0.02, lambda: None)
@@ -203,9 +211,9 @@ class Viewer:
         self._keep()
 
 
-async def connect(node: Server) -> RTMPClient | None:
+async def connect(node: Server, make: Callable[[], RTMPClient] = RTMPClient) -> RTMPClient | None:
     try:
-        return await client(node.port)
+        return await client(node.port, node.host, make)
     except Exception:
         return None
 
@@ -244,8 +252,8 @@ class Chaos:
         self._app.answer = self._answer
         self._app.listen()
         self._case.addCleanup(self._app.stop)
-        for _ in range(NODES):
-            self._nodes.append(await self._node(free_port()))
+        for number in range(NODES):
+            self._nodes.append(await self._node(free_port(), workers=2 if number == 0 else 1))
         for number in range(channels):
             self._encoders.append(Encoder(f"channel-{number}", self._somewhere))
         for number in range(viewers):
@@ -301,7 +309,8 @@ class Chaos:
         node.signal(signal.SIGKILL)
         await node.ended
         await deferLater(reactor, 9, lambda: None)
-        self._nodes[self._nodes.index(node)] = await self._node(node.port)
+        index = self._nodes.index(node)
+        self._nodes[index] = await self._node(node.port, workers=2 if index == 0 else 1)
 
     async def _pause(self) -> None:
         """Half of its viewers leave it, and come back when it wakes up."""
@@ -311,13 +320,13 @@ class Chaos:
         leaving = [viewer for viewer in self._viewers if viewer.channel in channels][::2]
         await self._send(leaving, lambda: node)
         self._paused.add(node)
-        node.signal(signal.SIGSTOP)
+        node.signal_all(signal.SIGSTOP)
         for encoder in held:
             encoder.abandon()
         await self._send(leaving, self._somewhere)
         await deferLater(reactor, self.random.uniform(2, 11), lambda: None)
         self._paused.discard(node)
-        node.signal(signal.SIGCONT)
+        node.signal_all(signal.SIGCONT)
         for encoder in held:
             encoder.wake()
         await self._send(leaving, lambda: node)
@@ -349,7 +358,7 @@ class Chaos:
 
     # Inside
 
-    async def _node(self, port: int) -> Server:
+    async def _node(self, port: int, workers: int) -> Server:
         wrapper = []
         if self._sabotage:
             directory = str(Path(__file__).parent / "sabotage")
@@ -359,6 +368,7 @@ class Chaos:
             self._case,
             *wrapper,
             rtmp_port=str(port),
+            workers=str(workers),
             bind_address="127.0.0.1",
             cluster_use="YES",
             cluster_address=f"rtmp://127.0.0.1:{port}",

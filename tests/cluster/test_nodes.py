@@ -4,6 +4,7 @@ dies, hangs, or loses Redis."""
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,34 @@ class Encoder:
     async def publish(self, node: Server | Front) -> None:
         """Tries until it is accepted."""
         while True:
-            one = await client(node.port)
             try:
-                await one.open("tv")
-                await one.publish(self.key)
-                break
+                await self.once(node)
+                return
             except AssertionError:
-                one.transport.abortConnection()
                 await deferLater(reactor, 0.1, lambda: None)
+
+    async def once(self, node: Server | Front) -> None:
+        """Raises AssertionError where it is refused."""
+        one = await client(node.port)
+        try:
+            await one.open("tv")
+            await one.publish(self.key)
+        except AssertionError:
+            one.transport.abortConnection()
+            raise
         self.on_air = one
         self.publishes += 1
         one.send(AVC_HEADER)
+
+    async def publish_elsewhere(self, node: Server | Front) -> None:
+        """Leaves its node for another one."""
+        self.abort()
+        await self.publish(node)
+
+    def abort(self) -> None:
+        if self.on_air is not None:
+            self.on_air.transport.abortConnection()
+            self.on_air = None
 
     def frame(self) -> None:
         if self.on_air is not None and not self.on_air.closed:
@@ -150,8 +168,7 @@ class NodesCase(TestCase):
 
         def stop() -> None:
             call.cancel()
-            if encoder.on_air is not None:
-                encoder.on_air.transport.abortConnection()
+            encoder.abort()
 
         go_on()
         self.addCleanup(stop)
@@ -260,8 +277,8 @@ class BalancerTests(NodesCase):
         balancer, proxy = free_port(), "127.0.0.2"
         nodes = await self.three(proxy_protocol_from=proxy, publish_return_seconds="20")
         config = (ROOT / "docker/haproxy.cfg").read_text()
-        for number, node in enumerate(nodes, 1):
-            config = config.replace(f"node{number}:1935", f"127.0.0.1:{node.port}")
+        for number, (node, http) in enumerate(zip(nodes, self.http, strict=True), 1):
+            config = config.replace(f"node{number}:1935", f"127.0.0.1:{node.port} port {http}")
         config = config.replace("bind :1935", f"bind 127.0.0.1:{balancer}")
         config = config.replace("default-server ", f"default-server source {proxy} ")
         file = Path(self.mktemp()).absolute()
@@ -283,6 +300,14 @@ class BalancerTests(NodesCase):
         for player in [*staying, await self.player(front)]:
             await self.see(player, 2)
             self.check(player)
+        # The other one of those that are left is drained: nobody is sent there, though it has the fewest connections.
+        drained = next(node for node in nodes if node is not holder and "publishing" not in "\n".join(node.lines))
+        url = f"http://127.0.0.1:{self.http[nodes.index(drained)]}/api/v1/drain"
+        await treq.post(url, persistent=False)
+        await until(lambda: sum(not player.closed for player in players) < 2, "the viewers that are sent away")
+        await deferLater(reactor, 2.5, lambda: None)  # it is asked every second
+        for _ in range(3):
+            await self.see(await self.player(front), 2)
 
 
 class StopTests(NodesCase):
@@ -301,6 +326,67 @@ class StopTests(NodesCase):
         await self.see(viewer, 2)
         self.check(viewer)
         self.assertEqual((await self.get(1, "/api/v1/nodes"))["total"], 2)
+
+
+class DrainTests(NodesCase):
+    async def test_sent_away(self) -> None:
+        """A node with two workers is drained: its viewers go elsewhere, where they go on without a break; its publisher
+        stays. Nobody comes to it any more, and the other nodes know."""
+        web = free_port()
+        many = await self.node(workers="2", http_token="secret", web_port=str(web), web_bind_address="127.0.0.1")
+        for number in 1, 2:
+            await many.until(rf" worker {number} is ready")
+        two = await self.node()
+        encoder = await self.encoder(many)
+        leaving, there = [await self.player(many) for _ in range(4)], await self.player(two)
+        modern = await client(many.port)
+        self.addCleanup(self.leave, modern)
+        await modern.open("tv", capsEx=1.0)
+        await modern.play("hunter2")
+        stream = await treq.get(f"http://127.0.0.1:{web}/tv/hunter2.flv", persistent=False)
+        watched: Deferred[Any] = treq.collect(stream, lambda data: None)
+        for player in [*leaving, modern, there]:
+            await self.see(player, 1)
+        drained = await self.drain("--wait", "11", port=self.http[0])
+        self.assertEqual(drained, ["clients are sent away; publishers: 1, players: 1"])
+        self.assertTrue(all(player.closed for player in leaving))
+        self.assertFalse(modern.closed)
+        self.assertIn("NetConnection.Connect.ReconnectRequest", codes(modern.received))
+        await within(watched)
+        again = await treq.get(f"http://127.0.0.1:{web}/tv/hunter2.flv", persistent=False)
+        self.assertEqual(again.code, 503)
+        with self.assertRaises(AssertionError):
+            await Encoder().once(many)
+        with self.assertRaises(AssertionError):
+            await self.player(many)
+        ready = await treq.get(f"http://127.0.0.1:{self.http[0]}/readyz", persistent=False)
+        self.assertEqual(ready.code, 404)
+        draining = {node["address"]: node["draining"] for node in (await self.get(1, "/api/v1/nodes"))["nodes"]}
+        self.assertEqual(draining, {f"rtmp://127.0.0.1:{many.port}": True, f"rtmp://127.0.0.1:{two.port}": False})
+        moved = await self.player(two)
+        for player in moved, there:
+            await self.see(player, 1)
+            self.check(player)
+            frames = [frame for _, frame in numbers(player)]
+            self.assertEqual(frames, list(range(frames[0], frames[-1] + 1)))  # not one was left out
+        assert encoder.on_air is not None
+        self.assertFalse(encoder.on_air.closed)
+        self.assertEqual((self.events("start"), self.events("stop")), (1, 0))
+        await self.leave(modern)
+        self.assertEqual(await self.drain("--end", port=self.http[0]), ["clients may come; publishers: 1, players: 0"])
+        await self.see(await self.player(many), 1)
+
+    async def drain(self, *options: str, port: int) -> list[str]:
+        command = sys.executable, "-m", "rtmp_twisted", "drain", *options
+        program = Program(self, *command, HTTP_PORT=str(port), HTTP_TOKEN="secret")
+        self.assertEqual(await within(program.ended), 0, str(program))
+        return program.lines
+
+    async def test_not_possible(self) -> None:
+        for settings in {}, {"HTTP_PORT": str(free_port())}:
+            program = Program(self, sys.executable, "-m", "rtmp_twisted", "drain", **settings)
+            self.assertEqual(await within(program.ended), 1)
+            self.assertEqual(len(program.lines), 1, program.lines)
 
 
 class FaultTests(NodesCase):

@@ -11,12 +11,13 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from rtmp_twisted.cluster import recorded, redis_directory
+from rtmp_twisted.cluster import recorded, redis_directory, takeover
 from rtmp_twisted.cluster import store as store_module
+from rtmp_twisted.cluster.directory import Node as ClusterNode
 from rtmp_twisted.cluster.recorded import RecordedAuthority
-from rtmp_twisted.cluster.redis_directory import Node as ClusterNode
 from rtmp_twisted.cluster.redis_directory import RedisDirectory
 from rtmp_twisted.cluster.secret import ClusterSecret
+from rtmp_twisted.cluster.stall import Withholding
 from rtmp_twisted.live.audience import FlushScheduler
 from rtmp_twisted.live.authority import IPublishAuthority
 from rtmp_twisted.live.broker import Broker
@@ -107,6 +108,7 @@ class Node:
             reactor, self.authority, scheduler, takeover_seconds=1, directory=self.directory, return_seconds=0
         )
         self.directory.broker = self.broker
+        self.stall = Withholding(self.broker, self.directory.check)
         self.stopped = False
 
     def start(self) -> None:
@@ -148,8 +150,9 @@ class ClusterCase(TestCase):
         # All of the times in the same proportions, and a fifth of what they are.
         self.patch(redis_directory, "REFRESH_SECONDS", 0.2)
         self.patch(redis_directory, "SETTLED_SECONDS", 1.0)
-        self.patch(redis_directory, "LOOK_SECONDS", 0.1)
-        self.patch(redis_directory, "PLACE_SECONDS", 0.8)
+        self.patch(takeover, "LOOK_SECONDS", 0.1)
+        self.patch(takeover, "PLACE_SECONDS", 0.8)
+        self.patch(takeover, "REFRESH_SECONDS", 0.2)
         self.patch(store_module, "PLACE_SECONDS", 0.8)
         self.patch(recorded, "RETRY_SECONDS", 0.1)
         self.platform = Platform()
@@ -330,7 +333,7 @@ class FaultTests(ClusterCase):
         await one.cut()  # a process that does not run does not answer
         await self.on_air(two)
         received = publication.received_messages
-        one.directory.stalled()
+        one.stall.begin()
         publication.write(aac(23))
         one.directory.store.startService()
         await until(lambda: publication.ended, "the word of Redis")
@@ -347,7 +350,7 @@ class FaultTests(ClusterCase):
         """What was withheld is not lost."""
         one, _, _ = await self.three()
         encoder, publication = await self.on_air(one)
-        one.directory.stalled()
+        one.stall.begin()
         publication.write(aac(0))
         self.assertEqual(publication.received_messages, 0)
         await until(lambda: len(encoder.told) == 2, "the word of Redis")
@@ -361,7 +364,7 @@ class FaultTests(ClusterCase):
         encoder, _ = await self.on_air(one)
         await self.server.stop()
         await until(lambda: not one.directory.store.connected, "the loss")
-        one.directory.stalled()
+        one.stall.begin()
         await until(lambda: encoder.told == ["started", "goes on"], "its media")
 
     async def test_redis_is_lost(self) -> None:

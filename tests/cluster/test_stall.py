@@ -5,8 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rtmp_twisted.cluster.nodes import STALL_SECONDS
-from rtmp_twisted.cluster.stall import StallClock
+from rtmp_twisted.cluster.stall import STALL_SECONDS, StallClock
 from rtmp_twisted.cluster.store import PLACE_SECONDS, REFRESH_SECONDS
 
 

@@ -53,10 +53,10 @@ class HTTPApp(Resource):
         self._port: Any = None
         self._scheme = "http"
 
-    def listen(self, tls: Any = None, port: int = 0) -> None:
+    def listen(self, tls: Any = None, port: int = 0, interface: str = "127.0.0.1") -> None:
         site = _CountingSite(self)
         if tls is None:
-            self._port = reactor.listenTCP(port, site, interface="127.0.0.1")
+            self._port = reactor.listenTCP(port, site, interface=interface)
         else:
             self._scheme = "https"
             self._port = reactor.listenSSL(port, site, tls, interface="127.0.0.1")

@@ -99,7 +99,7 @@ class Cable:
         self._lose = lose
         self._carried = 0
         self._on_the_way: deque[tuple[_End, bytes]] = deque()
-        one, other = _End(self, near, f"cable{number}", self.near), _End(self, far, "cable", self.far)
+        one, other = _End(self, near, f"cable{number}", self.near), _End(self, far, f"cable{number}", self.far)
         one.other, other.other = other, one
         for end in one, other:
             reactor.addReader(end)

@@ -138,6 +138,9 @@ class Server(Program):
     for example ``rtmp_chunk_size="128"``. TEST_WORKERS in the environment is how many workers it has by default.
     ``wrapper`` is a command that runs the server, such as env with variables."""
 
+    host = "127.0.0.1"
+    """Where clients find it."""
+
     def __init__(self, case: Case, *wrapper: str, **settings: str) -> None:
         self.port = int(settings.get("rtmp_port") or free_port())
         workers = os.environ.get("TEST_WORKERS", "1")
@@ -162,6 +165,19 @@ class Server(Program):
         await until(lambda: not any(map(Path.exists, workers)), "the workers' end")
         if workers:
             await deferLater(reactor, 0)  # in which their clients hear of it
+
+    @property
+    def workers(self) -> dict[int, int]:
+        """The process of each worker, by its number."""
+        found = [re.search(r" worker (\d+) is ready \(process (\d+)\)", line) for line in self.lines]
+        return {int(match[1]): int(match[2]) for match in found if match}
+
+    def signal_all(self, number: int) -> None:
+        """Sends a signal to it and to its workers."""
+        self.signal(number)
+        for pid in self.workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def up(self) -> Deferred[re.Match[str]]:
         """Fires when it listens."""

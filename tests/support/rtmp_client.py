@@ -181,9 +181,9 @@ def answers(message: Message, transaction: int) -> bool:
     return command.name in ("_result", "_error") and command.transaction_id == transaction
 
 
-async def client(port: int) -> RTMPClient:
+async def client(port: int, host: str = "127.0.0.1", make: Callable[[], RTMPClient] | None = None) -> RTMPClient:
     """A client that has connected, by TCP, and made the handshake, if the server lets it."""
-    protocol: RTMPClient = await connectProtocol(HostnameEndpoint(reactor, "127.0.0.1", port), RTMPClient())
+    protocol: RTMPClient = await connectProtocol(HostnameEndpoint(reactor, host, port), (make or RTMPClient)())
     await within(protocol.ready)
     return protocol
 

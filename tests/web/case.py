@@ -147,6 +147,7 @@ class HTTPCase(SiteCase):
         operations = LocalOperations(
             clock, broker, self.metrics.sampler, lambda: self.big or self.metrics.text(), self.relays
         )
+        operations.away.clients.append(self.world.factory.clients)
         service = OperatorHTTP(clock, endpoint, operations, token, self.fail, broker.scheduler.turns)
         self.listen(service)
 

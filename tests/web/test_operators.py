@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.logger import formatEvent
 
 from rtmp_twisted.web.operators import DEFAULT_LIMIT
 from rtmp_twisted.wire import amf0
 from tests.support.fakes import Log
-from tests.support.rtmp_client import AAC_HEADER, METADATA, aac, avc
+from tests.support.rtmp_client import AAC_HEADER, METADATA, aac, avc, codes
 from tests.web.case import AVC_HEADER, KEY, TOKEN, HTTPCase
 
 
@@ -124,6 +126,56 @@ class ChannelTests(HTTPCase):
         self.assertNotIn(TOKEN, log.everything())
 
 
+class DrainTests(HTTPCase):
+    async def test_drained(self) -> None:
+        """Players go in steps; who understands a request to reconnect gets one; a publisher that does not stays. New
+        ones are turned away, until the drain is ended."""
+        self.serve(TOKEN)
+        token: Any = {"authorization": f"Bearer {TOKEN}"}
+        publisher = self.publisher()
+        publisher.send(AVC_HEADER, avc(0, True))
+        players = [self.player() for _ in range(25)]
+        modern = self.world.connect()
+        modern.call("connect", {"app": "tv", "capsEx": 1.0}, transaction=1)
+        modern.call("createStream", None, transaction=2)
+        modern.play(KEY)
+        self.assertEqual((await self.ask("/readyz")).text, "ok\n")
+        self.assertEqual((await self.ask("/api/v1/drain", "POST")).code, 401)
+        drained = await self.ask("/api/v1/drain", "POST", **token)
+        self.assertEqual(drained.json, {"draining": True, "publishers": 1, "players": 24})  # 3 of 27 were looked at
+        self.assertEqual([(await self.ask(path)).code for path in ("/readyz", "/healthz")], [404, 200])
+        self.assertEqual(sum(player.closing for player in players), 2)
+        for command in "publish", "play":
+            late = self.world.connect("192.0.2.7").open("tv" if command == "play" else "radio")
+            self.assertIn(
+                f"NetStream.{command.capitalize()}.BadName", codes(late.call(command, None, KEY, stream_id=1))
+            )
+            self.assertTrue(late.closing)
+        self.assertEqual(list(self.world.factory.options.guessing.sources), [])
+        again = await self.ask("/api/v1/drain", "POST", **token)
+        self.assertEqual(again.json["players"], 24)
+        for _ in range(8):
+            self.world.clock.advance(1)
+        self.assertEqual(sum(player.closing for player in players), 25)
+        self.assertFalse(modern.closing)
+        self.assertEqual(codes(modern.new())[-1], "NetConnection.Connect.ReconnectRequest")
+        self.assertFalse(publisher.closing)
+        left = await self.ask("/api/v1/drain", **token)
+        self.assertEqual(left.json, {"draining": True, "publishers": 1, "players": 1})
+        self.assertEqual((await self.ask("/api/v1/drain", "DELETE", **token)).json["draining"], False)
+        self.assertEqual((await self.ask("/readyz")).code, 200)
+        self.assertFalse(self.player().closing)
+
+    async def test_ended_halfway(self) -> None:
+        self.serve()
+        self.publisher()
+        players = [self.player() for _ in range(20)]
+        await self.ask("/api/v1/drain", "POST")
+        await self.ask("/api/v1/drain", "DELETE")
+        self.world.clock.advance(20)
+        self.assertEqual(sum(player.closing for player in players), 2)
+
+
 class AccessTests(HTTPCase):
     PATHS = "/metrics", "/api/v1/channels", "/api/v1/channels/tv", "/api/v1/channels/tv/kill", "/", "/nothing"
 
@@ -157,7 +209,7 @@ class AccessTests(HTTPCase):
 
     async def test_methods(self) -> None:
         self.serve()
-        for path in "/healthz", "/metrics", "/api/v1/channels":
+        for path in "/healthz", "/readyz", "/metrics", "/api/v1/channels":
             for method in "POST", "PUT", "DELETE", "NONSENSE":
                 answer = await self.ask(path, method)
                 self.assertEqual((answer.code, answer.headers.getRawHeaders("allow")), (405, ["GET, HEAD"]))

@@ -12,6 +12,7 @@ from rtmp_twisted.cluster import scripts
 from rtmp_twisted.cluster.recorded import RecordedAuthority
 from rtmp_twisted.cluster.redis_directory import RedisDirectory
 from rtmp_twisted.cluster.secret import ClusterSecret
+from rtmp_twisted.cluster.stall import Withholding
 from rtmp_twisted.cluster.store import Store
 
 
@@ -53,7 +54,7 @@ def old_frames() -> None:
         await refresh(self)
 
     RedisDirectory._refresh = late  # type: ignore[method-assign]
-    RedisDirectory.stalled = lambda self: stalled.append(self._reactor.seconds())  # type: ignore[method-assign]
+    Withholding.begin = lambda self: stalled.append(self._broker.clock.seconds())  # type: ignore[method-assign]
 
 
 def clear_key() -> None:
