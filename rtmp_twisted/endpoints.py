@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -19,6 +19,10 @@ from zope.interface import implementer
 
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import SettingsError
+
+BACKLOG: Final = 4096
+"""Connections that wait in the kernel to be taken, so that a health check is not lost among a flood of them (it would
+be repeated after a second); no more than net.core.somaxconn says."""
 
 
 class ListenError(Exception):
@@ -95,7 +99,7 @@ def endpoint(reactor: Any, settings: Settings, address_setting: str, port_settin
     address, port = getattr(settings, address_setting), getattr(settings, port_setting)
     made: IStreamServerEndpoint
     if ":" in address or (not address and Path("/proc/net/if_inet6").exists()):
-        made = TCP6ServerEndpoint(reactor, port, interface=address or "::", backlog=1024)
+        made = TCP6ServerEndpoint(reactor, port, interface=address or "::", backlog=BACKLOG)
     else:
-        made = TCP4ServerEndpoint(reactor, port, interface=address, backlog=1024)
+        made = TCP4ServerEndpoint(reactor, port, interface=address, backlog=BACKLOG)
     return SettingEndpoint(made, address, port, address_setting.upper(), port_setting.upper())

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import shutil
 import socket
 import struct
@@ -603,6 +604,22 @@ class CommandLineTests(SynchronousTestCase):
             with open(Path(directory, "results.csv"), newline="") as file:
                 (row,) = csv.DictReader(file)
         self.assertEqual(("edge", "1.0", "0"), (row["scenario"], row["delivered"], row["lost"]))
+
+    def test_behind_caches(self) -> None:
+        """The command of docs/watch.md: how many requests reach each cache, and the server."""
+        with tempfile.TemporaryDirectory() as directory:
+            requests = Path(directory, "requests.txt")
+            command = f"env PYTHONPATH={TOOLS} python3 -m benchmark.caches {{port}} {{web_port}} {requests}"
+            done = self.bench(
+                "--players", "6", "--format", "hls", "--seconds", "1", "--settle", "1", "--repeat", "1",
+                "--only", "caches", "--server", f"caches={command}",
+                "--output", directory,
+            )  # fmt: skip
+            self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            found = re.findall(r"\d+", requests.read_text())
+        viewers, outer, inner = map(int, found)
+        self.assertGreater(viewers, 4 * outer)
+        self.assertTrue(5 < inner <= outer, found)
 
     def test_a_server_that_does_not_come_up(self) -> None:
         command = f"{sys.executable} -c 'import sys; sys.exit(\"no {{port}} today\")'"

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeAlias
 from rtmp_twisted.media import audio, tags
 from rtmp_twisted.media.codecs import describe_keyframe
 from rtmp_twisted.media.keyframes import WITH_COMPOSITION_TIME
-from rtmp_twisted.media.mp4 import MAX_RECORD, Entry, Initialization, TrackForm, initialization, track_form
+from rtmp_twisted.media.mp4 import MAX_RECORD, Entry, TrackForm, initialization, track_form
 from rtmp_twisted.wire.messages import AUDIO, VIDEO
 
 FRAGMENT_HEADER: Final = 112
@@ -64,6 +64,7 @@ configuration would else have many written. Frames that need another one are lef
 _SYNC: Final = 0x02000000  # depends on no other sample
 _NOT_SYNC: Final = 0x01010000
 _MP3_FORMATS: Final = (2, 14)
+_WITH_CONTENT: Final = (tags.SEQUENCE_START, tags.CODED_FRAMES, tags.CODED_FRAMES_X)
 
 _fragment: Final = struct.Struct(">20sI 20sI 12sQ 20sIIIi I4s")
 _read_fragment: Final = struct.Struct(">44xI 12xQ 20xII4xi")
@@ -130,13 +131,9 @@ class _Frame:
 
 
 class Muxer:
-    """``video_track``: the only video track that is taken, with the audio track 0; None: all tracks.
-
-    `initialization` is the last initialisation section that was returned.
-    """
+    """``video_track``: the only video track that is taken, with the audio track 0; None: all tracks."""
 
     def __init__(self, video_track: int | None = None) -> None:
-        self.initialization: Initialization | None = None
         self._only = video_track
         self._tracks: dict[Key, _Track] = {}
         self._queue: deque[_Frame] = deque()
@@ -146,6 +143,7 @@ class Muxer:
         self._now = -1  # the latest message's time, without wrapping
         self._sequence = 0
         self._lead: _Track | None = None
+        self._initialization = b""  # the last one that was returned
         self._credit = CREDIT
         self._needed = 0  # what the next initialisation section needs of it
 
@@ -178,15 +176,18 @@ class Muxer:
         else:
             return entries
         self._credit += len(body)
-        if kind == tags.HEADER:
-            self._take_header(type_id, body, entries)
-        elif kind == tags.OTHER:
+        if kind == tags.OTHER:
             self._take_other(type_id, body, entries)
+        elif kind == tags.HEADER:
+            for key, fourcc, _, record in _tracks(type_id, body):
+                self._configure(key, fourcc, bytes(record), entries)
         else:
             now = self._now
             step = (timestamp - now + 0x80000000 & 0xFFFFFFFF) - 0x80000000
             self._now = timestamp if now < 0 else max(0, now + step)
-            self._take_frame(type_id, body, kind == tags.KEYFRAME or type_id == AUDIO, entries)
+            keyframe = kind == tags.KEYFRAME or type_id == AUDIO
+            for key, fourcc, composition, payload in _tracks(type_id, body):
+                self._add(key, fourcc, payload, composition, keyframe, entries)
             self._drain(entries)
         return entries
 
@@ -198,43 +199,12 @@ class Muxer:
 
     # Messages
 
-    def _take_header(self, type_id: int, body: bytes, entries: list[Entry]) -> None:
-        packet = tags.parse(type_id, body)
-        if packet is None:
-            fourcc = _legacy_fourcc(type_id, body)
-            if fourcc is not None:
-                self._configure((type_id, 0), fourcc, body[2 if type_id == AUDIO else 5 :], entries)
-        elif packet.packet_type == tags.SEQUENCE_START:
-            for track in packet.tracks:
-                self._configure((type_id, track.track_id), track.fourcc, body[track.start : track.stop], entries)
-
     def _take_other(self, type_id: int, body: bytes, entries: list[Entry]) -> None:
         """An end of a sequence ends its tracks."""
         for media, track_id, kind in tags.TrackCodecs().ended_slots(type_id, body):
             track = self._tracks.get((VIDEO if media == "video" else AUDIO, track_id))
             if kind == "sequence" and track is not None:
                 self._end(track, entries)
-
-    def _take_frame(self, type_id: int, body: bytes, keyframe: bool, entries: list[Entry]) -> None:
-        first = body[0]
-        if type_id == AUDIO and first >> 4 != tags.EX_HEADER:
-            fourcc = _legacy_fourcc(AUDIO, body)
-            if fourcc is not None:
-                self._add((AUDIO, 0), fourcc, memoryview(body)[2 if fourcc == b"mp4a" else 1 :], 0, True, entries)
-        elif type_id == VIDEO and not first & 0x80:
-            fourcc = _legacy_fourcc(VIDEO, body)
-            if fourcc is not None:
-                self._add((VIDEO, 0), fourcc, memoryview(body)[5:], _composition(body, 2), keyframe, entries)
-        elif type_id == VIDEO and first & 0x0F == tags.CODED_FRAMES_X:
-            self._add((VIDEO, 0), body[1:5], memoryview(body)[5:], 0, keyframe, entries)
-        else:
-            packet = tags.parse(type_id, body)
-            for track in packet.tracks if packet else ():
-                start, composition = track.start, 0
-                if packet and packet.packet_type == tags.CODED_FRAMES and track.fourcc in WITH_COMPOSITION_TIME:
-                    start, composition = start + 3, _composition(body, start)
-                payload = memoryview(body)[start : track.stop]
-                self._add((type_id, track.track_id), track.fourcc, payload, composition, keyframe, entries)
 
     def _configure(self, key: Key, fourcc: bytes, record: bytes, entries: list[Entry]) -> None:
         """A track begins, or goes on with another configuration."""
@@ -380,13 +350,13 @@ class Muxer:
             return False
         tracks = sorted((t for t in self._tracks.values() if t.form is not None), key=lambda t: (-t.key[0], t.key[1]))
         made = initialization([(track.number, track.form) for track in tracks if track.form is not None])
-        self._needed = len(made.data)
+        self._needed = len(made)
         if self._credit < self._needed:
             return False
         self._credit -= self._needed
-        if made != self.initialization or self._anew:
-            self.initialization, self._anew = made, False
-            entries.append(Entry(0, 0, timestamp & 0xFFFFFFFF, False, False, made.data, _NOTHING))
+        if made != self._initialization or self._anew:
+            self._initialization, self._anew = made, False
+            entries.append(Entry(0, 0, timestamp & 0xFFFFFFFF, False, False, made, _NOTHING))
         for track in tracks:
             track.begun = True
         self._lead = tracks[0] if tracks and tracks[0].key[0] == VIDEO else None
@@ -398,12 +368,28 @@ _SELF_CONTAINED: Final = frozenset((b".mp3", b"ac-3", b"ec-3"))
 """The codecs whose frames say all that is needed."""
 
 
-def _legacy_fourcc(type_id: int, body: bytes) -> bytes | None:
-    """The codec of a message before Enhanced RTMP, if it has a place in MP4."""
+def _tracks(type_id: int, body: bytes) -> list[tuple[Key, bytes, int, memoryview]]:
+    """Of each track in a frame or a configuration: its codec, its composition offset, and what the codec has made."""
+    view = memoryview(body)
+    packet = tags.parse(type_id, body)
+    if packet is not None:
+        if packet.packet_type not in _WITH_CONTENT:
+            return []
+        found = []
+        for number, fourcc, start, stop in packet.tracks:
+            composition = 0
+            if packet.packet_type == tags.CODED_FRAMES and fourcc in WITH_COMPOSITION_TIME:
+                composition = _composition(body, start)
+                start += 3
+            found.append(((type_id, number), fourcc, composition, view[start:stop]))
+        return found
     if type_id == VIDEO:
-        return tags.LEGACY_FOURCCS.get(body[0] & 0x0F)
+        codec = tags.LEGACY_FOURCCS.get(body[0] & 0x0F)
+        return [] if codec is None else [((VIDEO, 0), codec, _composition(body, 2), view[5:])]
     sound_format = body[0] >> 4
-    return b"mp4a" if sound_format == tags.AAC else b".mp3" if sound_format in _MP3_FORMATS else None
+    if sound_format == tags.AAC:
+        return [((AUDIO, 0), b"mp4a", 0, view[2:])]
+    return [((AUDIO, 0), b".mp3", 0, view[1:])] if sound_format in _MP3_FORMATS else []
 
 
 def _composition(body: bytes, offset: int) -> int:

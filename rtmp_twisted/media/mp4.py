@@ -1,7 +1,7 @@
 """MP4 boxes: what a track of each codec looks like there, and initialisation sections. Used by ``fmp4``.
 
-A `TrackForm` is made once for each configuration of a track; an `Initialization` once for each set of tracks. Nothing
-here is called for a frame.
+A `TrackForm` is made once for each configuration of a track; an initialisation section once for each set of tracks.
+Nothing here is called for a frame.
 
 Sources: ISO/IEC 14496-12 (boxes), 14496-14 and 14496-1, section 7.2.6 (AAC, MP3), 14496-15 (H.264, HEVC); AV1 in
 ISOBMFF, section 2; VP9 in ISOBMFF; Opus in ISOBMFF, section 4.3; FLAC in ISOBMFF, section 3.3; ETSI TS 102 366, annex F
@@ -44,14 +44,6 @@ class TrackForm(NamedTuple):
     details: Details
 
 
-class Initialization(NamedTuple):
-    """An initialisation section."""
-
-    data: bytes
-    tracks: tuple[int, ...]
-    """The ids of its tracks, video first."""
-
-
 class Entry(NamedTuple):
     """A fragment, or (``type_id`` 0) an initialisation section. Its bytes are ``head`` and ``frame``.
 
@@ -86,13 +78,20 @@ def track_form(fourcc: bytes, record: bytes, frame: bytes) -> TrackForm | None:
     details = describe_record(CODEC_NAMES.get(fourcc, ""), record)
     if fourcc in _VIDEO:
         return _video(fourcc, record, frame, details)
-    sound = _sound(fourcc, record, frame)
-    if sound is None or not 0 < sound.rate <= audio.MAX_RATE:
+    found = _sound(fourcc, record, frame)
+    if found is None:
+        return None
+    sound, name, special = found
+    if not 0 < sound.rate <= audio.MAX_RATE:
         return None
     details.setdefault("codec_string", sound.codec_string)
     details["channels"] = sound.channels
     details.setdefault("sample_rate", sound.rate)
-    return TrackForm(False, _audio_entry(fourcc, record, sound), sound.rate, sound.counter, details)
+    rate = sound.rate
+    while rate > 0xFFFF:  # FLAC in ISOBMFF, section 3.3.1: the largest that divides it
+        rate //= 2
+    entry = box(name, struct.pack(">6xH8xHHIHH", 1, sound.channels, 16, 0, rate, 0), special)
+    return TrackForm(False, entry, sound.rate, sound.counter, details)
 
 
 def _video(fourcc: bytes, record: bytes, frame: bytes, details: Details) -> TrackForm | None:
@@ -111,51 +110,41 @@ _VIDEO: Final = {b"avc1": (b"avcC", 7), b"hvc1": (b"hvcC", 23), b"av01": (b"av1C
 """The box of the configuration, and its length in bytes at least."""
 
 
-def _sound(fourcc: bytes, record: bytes, frame: bytes) -> audio.Sound | None:
+def _sound(fourcc: bytes, record: bytes, frame: bytes) -> tuple[audio.Sound, bytes, bytes] | None:
+    """How a track is counted, the name of its sample entry, and the box in there that is the codec's own."""
+    sound: audio.Sound | None = None
     match fourcc:
         case b"mp4a":
-            return audio.aac(record)
+            sound = audio.aac(record)
+            return sound and (sound, fourcc, _esds(0x40, record))
+        case b".mp3":
+            sound = audio.mp3(frame)
+            return sound and (sound, b"mp4a", _esds(0x6B if sound.codec_string.endswith("B") else 0x69, b""))
+        case b"ac-3":
+            sound = audio.ac3(frame)
+            return sound and (sound, fourcc, box(b"dac3", sound.box))
+        case b"ec-3":
+            sound = audio.eac3(frame)
+            return sound and (sound, fourcc, box(b"dec3", sound.box))
         case b"Opus":
             head = record or _DEFAULT_OPUS
             mapped = len(head) > 18 and (head[18] == 0 or len(head) >= 21 + head[9])
-            return audio.Sound(48000, head[9] or 2, audio.opus, "opus") if head[:8] == b"OpusHead" and mapped else None
+            if head[:8] != b"OpusHead" or not mapped:
+                return None
+            sound = audio.Sound(48000, head[9] or 2, audio.opus, "opus")
+            skip, rate, gain = struct.unpack_from("<HIh", head, 10)
+            mapping = head[18 : 21 + head[9]] if head[18] else b"\x00"
+            fields = struct.pack(">BBHIh", 0, sound.channels, skip, rate, gain)
+            return sound, fourcc, box(b"dOps", fields, mapping)
         case b"fLaC":
             blocks = flac_blocks(record)
             if not blocks:
                 return None
             rate = int.from_bytes(blocks[14:17], "big") >> 4
             counter = audio.flac_counter(int.from_bytes(blocks[6:8], "big"))
-            return audio.Sound(rate, (blocks[16] >> 1 & 7) + 1, counter)
-        case b".mp3":
-            return audio.mp3(frame)
-        case b"ac-3":
-            return audio.ac3(frame)
-        case b"ec-3":
-            return audio.eac3(frame)
+            sound = audio.Sound(rate, (blocks[16] >> 1 & 7) + 1, counter)
+            return sound, fourcc, full_box(b"dfLa", 0, 0, blocks)
     return None
-
-
-def _audio_entry(fourcc: bytes, record: bytes, sound: audio.Sound) -> bytes:
-    name = fourcc
-    match fourcc:
-        case b"mp4a":
-            special = _esds(0x40, record)
-        case b".mp3":
-            name = b"mp4a"
-            special = _esds(0x6B if sound.codec_string.endswith("B") else 0x69, b"")
-        case b"Opus":
-            head = record or _DEFAULT_OPUS
-            skip, rate, gain = struct.unpack_from("<HIh", head, 10)
-            mapping = head[18 : 21 + head[9]] if head[18] else b"\x00"
-            special = box(b"dOps", struct.pack(">BBHIh", 0, sound.channels, skip, rate, gain), mapping)
-        case b"fLaC":
-            special = full_box(b"dfLa", 0, 0, flac_blocks(record))
-        case _:
-            special = box({b"ac-3": b"dac3", b"ec-3": b"dec3"}[fourcc], sound.box)
-    rate = sound.rate
-    while rate > 0xFFFF:  # FLAC in ISOBMFF, section 3.3.1: the largest that divides it
-        rate //= 2
-    return box(name, struct.pack(">6xH8xHHIHH", 1, sound.channels, 16, 0, rate, 0), special)
 
 
 def _esds(object_type: int, configuration: bytes) -> bytes:
@@ -171,7 +160,7 @@ def _descriptor(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(content) >> 7, len(content) & 0x7F)) + content
 
 
-def initialization(tracks: Sequence[tuple[int, TrackForm]]) -> Initialization:
+def initialization(tracks: Sequence[tuple[int, TrackForm]]) -> bytes:
     """Returns the initialisation section of some tracks, by their ids.
 
     Behind the ``ftyp`` box stands a ``free`` box, which players skip. It holds JSON for the watch page: the media type,
@@ -183,8 +172,7 @@ def initialization(tracks: Sequence[tuple[int, TrackForm]]) -> Initialization:
     )
     extends = [full_box(b"trex", 0, 0, struct.pack(">IIIII", number, 1, 0, 0, _SYNC_SAMPLE)) for number, _ in tracks]
     moov = box(b"moov", movie, *[_track(number, form) for number, form in tracks], box(b"mvex", *extends))
-    data = box(b"ftyp", _FTYP) + box(b"free", text) + moov
-    return Initialization(data, tuple(number for number, _ in tracks))
+    return box(b"ftyp", _FTYP) + box(b"free", text) + moov
 
 
 def _description(tracks: Sequence[tuple[int, TrackForm]]) -> dict[str, object]:

@@ -183,10 +183,8 @@ class Segmenter:
     @property
     def held(self) -> int:
         """Bytes of memory that all of it takes."""
-        segments = [*self.segments, *([] if self.current is None else [self.current])]
-        return sum(segment.size + PART_OVERHEAD * len(segment.parts) for segment in segments) + sum(
-            map(len, self._pieces)
-        )
+        made = sum(segment.size + PART_OVERHEAD * len(segment.parts) for segment in self._all)
+        return made + sum(map(len, self._pieces))
 
     @property
     def frame_rate(self) -> float:
@@ -234,14 +232,14 @@ class Segmenter:
 
     def part(self, number: int) -> Part | None:
         """Returns a part that is kept."""
-        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+        for segment in self._all:
             if segment.parts and 0 <= number - segment.parts[0].number < len(segment.parts):
                 return segment.parts[number - segment.parts[0].number]
         return None
 
     def init(self, number: int) -> bytes | None:
         """Returns the initialisation section that segments need since segment ``number``."""
-        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+        for segment in self._all:
             if segment.init.number == number:
                 return segment.init.data
         return None
@@ -249,7 +247,7 @@ class Segmenter:
     def tell_times(self) -> None:
         """Somebody is told when segments begin. Up to then, the newest frame decides it: older ones may have come late,
         out of a cache."""
-        for segment in (*self.segments, *([] if self.current is None else [self.current])):
+        for segment in self._all:
             segment.timeline.told = True
 
     def end(self) -> None:
@@ -265,6 +263,10 @@ class Segmenter:
             self.discontinuities += self.segments.popleft().discontinuity
 
     # Inside
+
+    @property
+    def _all(self) -> list[Segment]:
+        return [*self.segments, *([] if self.current is None else [self.current])]
 
     def _take_init(self, data: bytes, offset: int) -> int:
         """Takes an initialisation section; returns the offset behind it."""

@@ -113,3 +113,8 @@ class Answer:
             for piece in self.body:
                 request.write(piece)
         request.finish()
+
+
+def problem(code: int, text: str, seconds: int = 1) -> Answer:
+    """An answer with an error, in words; ``seconds``: how long caches may keep it."""
+    return Answer(code, (f"{text}\n".encode(),), seconds=seconds)

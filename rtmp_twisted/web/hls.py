@@ -12,13 +12,12 @@ The caller has let the viewer in; only the key is compared here, with the publis
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web import http
@@ -29,11 +28,9 @@ from rtmp_twisted.live.channel import Channel
 from rtmp_twisted.live.fragments import FragmentForm
 from rtmp_twisted.live.player import Player, same_key
 from rtmp_twisted.media.segments import Part, Segmenter
-from rtmp_twisted.web.answers import Answer
+from rtmp_twisted.web.answers import Answer, problem
+from rtmp_twisted.web.hls_files import GONE, Wanted
 from rtmp_twisted.web.playlists import SUFFIX, media_playlist, multivariant_playlist
-
-INDEX: Final = "index.m3u8"
-"""The file that players begin with."""
 
 IDLE_SECONDS: Final = 30
 """How long segments are made and kept after the last request."""
@@ -65,22 +62,14 @@ LASTING_SECONDS: Final = 3600
 KEPT_SEGMENTS: Final = 3
 """Segments that are kept when memory is short."""
 
-_FILE: Final = re.compile(r"v(\d{1,3})(\.m3u8|-(?:(init)-|(part)-|)(\d{1,12})\.(mp4|m4s))")
-_NUMBER: Final = re.compile(rb"\d{1,12}")
 _PLAYLIST: Final = b"application/vnd.apple.mpegurl"
 _SEGMENT: Final = b"video/mp4"
 
+_NOBODY: Final = problem(http.NOT_FOUND, "nobody publishes there now")
+_LATE: Final = problem(http.SERVICE_UNAVAILABLE, "the part did not come in time", 0)
+_STOPPING: Final = problem(http.SERVICE_UNAVAILABLE, "the server is stopping", 0)
+
 _log = Logger()
-
-
-def _problem(code: int, text: str, seconds: int = 1) -> Answer:
-    return Answer(code, (f"{text}\n".encode(),), seconds=seconds)
-
-
-_GONE: Final = _problem(http.NOT_FOUND, "there is no such file, or not any more")
-_NOBODY: Final = _problem(http.NOT_FOUND, "nobody publishes there now")
-_LATE: Final = _problem(http.SERVICE_UNAVAILABLE, "the part did not come in time", 0)
-_STOPPING: Final = _problem(http.SERVICE_UNAVAILABLE, "the server is stopping", 0)
 
 
 class Asker(Protocol):
@@ -95,45 +84,6 @@ class Asker(Protocol):
 
     def reply(self, answer: Answer) -> None:
         """Gives the answer, unless it is `gone`."""
-
-
-@frozen(cache_hash=True)
-class Wanted:
-    """What a request asks for. ``track`` is None for the multivariant playlist. ``kind`` is "playlist", "init", "part"
-    or "segment"; ``number`` that of a file. ``reload``: the segment and part that a playlist has to have."""
-
-    track: int | None
-    kind: str
-    number: int
-    reload: tuple[int, int] | None
-    skip: bool
-
-    @classmethod
-    def parse(cls, file: str, arguments: dict[bytes, list[bytes]]) -> Wanted | Answer:
-        """Reads the name of a file, and the delivery directives (section 6.2.5)."""
-        if file == INDEX:
-            return cls(None, "playlist", 0, None, False)
-        match = _FILE.fullmatch(file)
-        if match is None:
-            return _GONE
-        track, _, init, part, number, ending = match.groups()
-        kind = init or part or ("segment" if number else "playlist")
-        if int(track) > 255 or (ending == "mp4") != (kind == "init" and ending is not None):
-            return _GONE
-        reload = _reload(arguments) if kind == "playlist" else None
-        if isinstance(reload, Answer):
-            return reload
-        skip = arguments.get(b"_HLS_skip", [b""])[-1] in (b"YES", b"v2")
-        return cls(int(track), kind, int(number or 0), reload, skip)
-
-
-def _reload(arguments: dict[bytes, list[bytes]]) -> tuple[int, int] | Answer | None:
-    segment, part = (arguments.get(name, [b""])[-1] for name in (b"_HLS_msn", b"_HLS_part"))
-    if not segment and not part:
-        return None
-    if not _NUMBER.fullmatch(segment) or (part and not _NUMBER.fullmatch(part)):
-        return _problem(http.BAD_REQUEST, "_HLS_msn and _HLS_part are whole numbers, and the second needs the first")
-    return int(segment), int(part) if part else -1
 
 
 @define(eq=False)
@@ -391,7 +341,7 @@ class _Stream:
             return self._index(suffix)
         variant = self.variants.get(wanted.track)
         if variant is None:
-            return _GONE
+            return GONE
         segmenter = variant.segmenter
         if wanted.kind == "playlist":
             return self._playlist(variant, wanted, suffix)
@@ -399,12 +349,12 @@ class _Stream:
             if wanted.number == segmenter.part_number and not segmenter.ended:
                 return None
             part = segmenter.part(wanted.number)
-            return _GONE if part is None else _lasting([part])
+            return GONE if part is None else _lasting([part])
         for segment in segmenter.segments:
             if segment.number == wanted.number and wanted.kind == "segment":
                 return _lasting(segment.parts)
         init = segmenter.init(wanted.number) if wanted.kind == "init" else None
-        return _GONE if init is None else Answer(http.OK, (init,), _SEGMENT, LASTING_SECONDS, True)
+        return GONE if init is None else Answer(http.OK, (init,), _SEGMENT, LASTING_SECONDS, True)
 
     def _index(self, suffix: bytes) -> Answer | None:
         if not all(variant.ready for variant in self.variants.values()):
@@ -423,7 +373,7 @@ class _Stream:
         else:
             segment, part = wanted.reload
             if segment > segmenter.number - 1 + MAX_AHEAD:
-                return _problem(http.BAD_REQUEST, "_HLS_msn is too far ahead")
+                return problem(http.BAD_REQUEST, "_HLS_msn is too far ahead")
             if not segmenter.has(segment, part) and not segmenter.ended:
                 return None
             seconds = 6 * (segmenter.target or 1)
@@ -452,7 +402,7 @@ class HLS:
         if stream is None:
             if wanted.track is not None and wanted.kind != "playlist":
                 self._compare(channel, key)
-                asker.reply(_GONE)
+                asker.reply(GONE)
                 return
             if sum(not other.on_air for other in self._streams.values()) >= MAX_STREAMS:
                 asker.reply(_NOBODY)

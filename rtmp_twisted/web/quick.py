@@ -20,7 +20,7 @@ from twisted.web.server import Request
 from rtmp_twisted.rtmp.writer import Writer, writer_for
 from rtmp_twisted.web.access import Visit
 from rtmp_twisted.web.answers import Answer
-from rtmp_twisted.web.hls import Wanted
+from rtmp_twisted.web.hls_files import Wanted
 from rtmp_twisted.web.site import KEEP_ALIVE_SECONDS, LimitedConnection, LimitedSite
 
 MAX_HEAD: Final = 2048

@@ -27,7 +27,7 @@ from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.web import watch_page
 from rtmp_twisted.web.access import Denied, Visit
 from rtmp_twisted.web.answers import PREFLIGHT, SHARED, Answer
-from rtmp_twisted.web.hls import Wanted
+from rtmp_twisted.web.hls_files import Wanted
 from rtmp_twisted.web.paths import NoSuchPath
 from rtmp_twisted.web.quick import QuickConnection, QuickSite, Session
 from rtmp_twisted.web.site import MAX_UNFINISHED, MAX_VIEWERS_UNREAD, LimitedSite

@@ -11,8 +11,9 @@ from twisted.web.static import Data, File
 from tests.browser.case import COLOR, HAS_PICTURE, PITCH, PageCase
 from tests.browser.chromium import Page
 from tests.browser.encoder import film
+from tests.support.clips import CURRENT_FFMPEG, QUIET
 from tests.support.fakes import reactor
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, Program
 
 HLS_SECONDS = 3
 """How far behind hls.js may be."""
@@ -78,4 +79,29 @@ class SnippetTests(PageCase):
             if times[-1] < HLS_SECONDS:
                 break
         self.assertLess(min(times), HLS_SECONDS)
+        self.assertEqual(page.complaints, [])
+
+    async def test_three_tracks(self) -> None:
+        """What the current ffmpeg sends as three video tracks: hls.js finds three variants, and switches between them.
+        mpegts.js gets the first."""
+        await self.serve()
+        pictures = {320: "red", 640: "blue", 480: "green"}
+        inputs = [f"color={color}:size={width}x{width * 9 // 16}:rate=30" for width, color in pictures.items()]
+        tone = "sine=frequency=440:sample_rate=48000"
+        arguments = [word for source in (*inputs, tone) for word in ("-re", "-f", "lavfi", "-i", source)]
+        arguments += [word for number in range(4) for word in ("-map", str(number))]
+        codecs = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "30", "-c:a", "aac")
+        url = f"rtmp://127.0.0.1:{self.server.port}/tv/key"
+        Program(self, CURRENT_FFMPEG, *QUIET, *arguments, *codecs, "-f", "flv", url)
+        await self.server.until("publishing channel")
+        page = await self.page_with("hls.js")
+        await page.until(HAS_PICTURE, "a picture")
+        widths = await page.evaluate("hls.levels.map((level) => level.width)")
+        self.assertEqual(sorted(widths), sorted(pictures))
+        for width, color in pictures.items():
+            await page.evaluate(f"hls.nextLevel = {widths.index(width)}")
+            await page.until(f"{COLOR} === '{color}' && video.videoWidth === {width}", color)
+        self.assertEqual(page.complaints, [])
+        page = await self.page_with("mpegts.js")
+        await page.until(f"{HAS_PICTURE} && {COLOR} === 'red'", "the first track")
         self.assertEqual(page.complaints, [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.web.http import parse_qs
@@ -18,21 +18,35 @@ from rtmp_twisted.integrations import coordinator_messages as control_messages
 from rtmp_twisted.integrations.redis import MAX_COMMAND, Kill, apply_message
 from rtmp_twisted.media import codecs, flv, fmp4, keyframes, mp4, tags
 from rtmp_twisted.media.segments import MAX_SEGMENTS, PART_OVERHEAD, Segmenter
+from rtmp_twisted.rtmp.limits import ConnectionLimits
 from rtmp_twisted.rtmp.proxy import MAX_HEADER, read_header
-from rtmp_twisted.web import hls
+from rtmp_twisted.settings_types import EVERYONE
+from rtmp_twisted.web.access import KEY, Access
 from rtmp_twisted.web.answers import Answer
+from rtmp_twisted.web.hls import HLS, IDLE_SECONDS
+from rtmp_twisted.web.hls_files import Wanted
+from rtmp_twisted.web.metrics import Metrics, TimedAuthority
+from rtmp_twisted.web.operations import LocalOperations
+from rtmp_twisted.web.operators import OperatorHTTP
 from rtmp_twisted.web.playlists import media_playlist
+from rtmp_twisted.web.site import LimitedSite
+from rtmp_twisted.web.viewer import Viewers
+from rtmp_twisted.web.watch import watch_site
 from rtmp_twisted.wire import amf0, amf3, chunks, messages
 from rtmp_twisted.wire.errors import ProtocolError
 from rtmp_twisted.wire.handshake import ClientHandshake, ServerHandshake
 from rtmp_twisted.wire.messages import AGGREGATE, AUDIO, VIDEO, Message
 from tests.fuzz.schedules import Schedule
+from tests.media.test_segments import media
 from tests.relay.case import Network, Node, Stub
 from tests.support.fakes import RecordingTarget
 from tests.support.flv import parse_flv
-from tests.support.memory import World
+from tests.support.memory import Client, MemoryTransport, World
 from tests.support.mp4 import check_stream, parse_mp4, samples
 from tests.support.rtmp_client import AAC_HEADER, AVC_HEADER, aac, avc
+
+TOKEN = "t"
+"""The operators' token, which is short enough to be guessed here."""
 
 LONGEST = 4096
 """Bytes of an input at most: longer ones only take longer."""
@@ -239,7 +253,7 @@ def fuzz_hls(data: bytes) -> None:
     """A file's name and a query, behind a line feed, ask for something, or for nothing that there is."""
     name, _, query = data.partition(b"\n")
     arguments = parse_qs(query[:500])
-    wanted = hls.Wanted.parse(name.decode("utf-8", "replace"), arguments)
+    wanted = Wanted.parse(name.decode("utf-8", "replace"), arguments)
     if isinstance(wanted, Answer):
         assert wanted.code in (400, 404)
     else:
@@ -366,6 +380,68 @@ def fuzz_relay(data: bytes) -> None:
         assert node.world.broker.channels() == []
 
 
+def fuzz_web(data: bytes) -> None:
+    """A client sends any bytes to the viewers' site, or to the operators', in reads: which site and of which size, the
+    first byte says. No bug is logged, and what it gets is HTTP. A viewer beside it gets the media. Nothing is left."""
+    first = (data or bytes(1))[0]
+    size = first // 4 * 32 + 1
+    with no_bugs():
+        world = World()
+        clock, broker, options = world.clock, world.broker, world.factory.options
+        publisher = world.connect().open()
+        publisher.publish()
+        publisher.send(AVC_HEADER, AAC_HEADER, *media(3))
+        access = Access(clock, options.names, options.guessing, KEY, None, EVERYONE)
+        viewers = Viewers(clock, broker, access, hls=HLS(clock, broker, now=lambda: 1000 + clock.seconds()))
+        limits = ConnectionLimits(0, 10, EVERYONE, "WEB_MAX_PER_IP", beside=world.factory.limits)
+        site = watch_site(viewers, limits)
+        witness = web_client(world, site, "192.0.2.8")
+        witness.feed(b"GET /channel/key.flv HTTP/1.1\r\nHost: here\r\n\r\n")
+        asked = site
+        if first % 4 == 0:
+            asked = OperatorHTTP(clock, cast(Any, None), operations(world), TOKEN, print, broker.scheduler.turns)._site
+        client = web_client(world, asked, "192.0.2.9")
+        for start in range(1, len(data), size):
+            if not client.transport.disconnecting:
+                client.feed(data[start : start + size])
+        publisher.send(aac(4000))
+        if asked is site:  # an operator may have ended the publish
+            assert aac(4000).body in witness.transport.value()
+        answer = client.transport.value()
+        assert answer[:9] in (b"", b"HTTP/1.1 ", b"HTTP/1.0 "), answer[:80]
+        publisher.leave()
+        pass_time(world, viewers, 12)
+        for one in client, witness:
+            one.leave()
+        pass_time(world, viewers, IDLE_SECONDS + 1)
+        assert not site.connections and not asked.connections and not viewers.all
+        assert limits.inside == site.unread == asked.unread == 0
+        assert broker.channels() == []
+
+
+def pass_time(world: World, viewers: Viewers, seconds: int) -> None:
+    """Lets time pass, as the web server's service checks its viewers."""
+    for _ in range(seconds):
+        world.clock.advance(1)
+        viewers.check()
+        viewers.hls.check()
+
+
+def web_client(world: World, site: LimitedSite, address: str) -> Client:
+    """Somebody who has connected to a web site."""
+    transport = MemoryTransport(address)
+    protocol = site.buildProtocol(transport.getPeer())
+    protocol.makeConnection(transport)
+    return Client(world, protocol, transport)
+
+
+def operations(world: World) -> LocalOperations:
+    """What the operators' site asks and does."""
+    timed = TimedAuthority(world.authority, world.clock)
+    metrics = Metrics(world.clock, world.broker, world.factory, timed, {}, relays=None)
+    return LocalOperations(world.clock, world.broker, metrics.sampler, metrics.text, None)
+
+
 def fuzz_server(data: bytes) -> None:
     """Up to four clients, the authority, a command's sender and the clock do what a schedule says (schedules.py), and
     leave. No bug is logged, the authority heard of the end of each start that it accepted, what was received is
@@ -409,4 +485,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "relay": fuzz_relay,
     "server": fuzz_server,
     "session": fuzz_session,
+    "web": fuzz_web,
 }

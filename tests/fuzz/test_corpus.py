@@ -70,3 +70,6 @@ class CorpusTests(SynchronousTestCase):
 
     def test_session(self) -> None:
         self.replay("session")
+
+    def test_web(self) -> None:
+        self.replay("web")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,25 @@ from twisted.internet.defer import gatherResults
 from tests.interop.test_ffmpeg import AAC, AUDIO, H264, QUIET, VIDEO, FFmpegCase, deferred
 from tests.support.certificates import Authority
 from tests.support.clips import CURRENT_FFMPEG
-from tests.support.fakes import until, within
+from tests.support.fakes import within
+from tests.support.playlists import parse
 from tests.support.programs import Program, Server, free_port
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+from benchmark import caches
+
+VIEWERS = 60
+"""How many watch at a time behind caches."""
+
+PICTURES = 60
+"""How many pictures of HLS GStreamer takes before it ends."""
+
+ANNEX_B = "h264parse ! video/x-h264,stream-format=byte-stream,alignment=au"
+"""GStreamer: H.264 as it is in a file of its own."""
+
+PARTS = 10
+"""How many parts of HLS each of them gets."""
 
 FFMPEGS = ("ffmpeg", CURRENT_FFMPEG)
 AT_END = "Error during demuxing: Input/output error"
@@ -131,18 +149,26 @@ class ProgramTests(WebCase):
         self.assert_same(await within(viewer), sent)
 
     async def test_hls(self) -> None:
-        """What was published, from some packet on without a gap."""
-        server = await self.serve()
+        """What was published, from some packet on without a gap. GStreamer records as many pictures as it was asked."""
+        server = await self.serve(max_ip_concurrent_connections="100")
         clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
         sent = await self.timed(str(clip))
-        await self.publish(server, clip, "-stream_loop", "3")
-        received = await self.timed(self.url("/index.m3u8"), program=CURRENT_FFMPEG, seconds=4)
-        for stream, packets in received.items():
-            contents = [one.content for one in packets]
-            round_trip = [one.content for one in sent[stream]] * 3
-            start = round_trip.index(contents[0])
-            self.assertEqual(contents, round_trip[start : start + len(contents)], stream)
-            self.assertGreater(len(contents), 60)
+        await self.publish(server, clip, "-stream_loop", "5")
+        index = self.url("/index.m3u8")
+        recording, source = Path(self.mktemp()), f"souphttpsrc location={index} ! hlsdemux ! qtdemux name=d  d.video_0"
+        pipeline = f"{source} ! queue ! {ANNEX_B} ! identity eos-after={PICTURES} ! filesink location={recording}"
+        player = Program(self, "gst-launch-1.0", "-q", *pipeline.split())
+        for received in await within(
+            gatherResults([deferred(self.timed(index, program=program, seconds=4)) for program in FFMPEGS])
+        ):
+            for stream, packets in received.items():
+                contents = [one.content for one in packets]
+                round_trip = [one.content for one in sent[stream]] * 3
+                start = round_trip.index(contents[0])
+                self.assertEqual(contents, round_trip[start : start + len(contents)], stream)
+                self.assertGreater(len(contents), 60)
+        self.assertEqual(await within(player.ended), 0, str(player))
+        self.assertEqual(len((await self.timed(str(recording), "-f", "h264"))["0"]), PICTURES - 1)
 
     async def test_gstreamer(self) -> None:
         """souphttpsrc and its demuxers take FLV and MP4."""
@@ -154,8 +180,7 @@ class ProgramTests(WebCase):
         for number, (suffix, demuxer) in enumerate(((".flv", "flvdemux"), (".mp4", "qtdemux"))):
             pipeline = (
                 f"souphttpsrc location={self.url(suffix)} ! {demuxer} name=d  d.video{'_0' * number} ! queue ! "
-                "h264parse ! video/x-h264,stream-format=byte-stream,alignment=au ! "
-                f"filesink location={recordings[number]}"
+                f"{ANNEX_B} ! filesink location={recordings[number]}"
             )
             players.append(Program(self, "gst-launch-1.0", "-q", *pipeline.split()))
             await server.until(f" #w{number + 1} .* waiting for a publisher")
@@ -166,54 +191,15 @@ class ProgramTests(WebCase):
             self.assertEqual(len(pictures["0"]), len(sent["0"]))
 
 
-NGINX = """\
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 200; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    proxy_cache_path {directory}/cache keys_zone=hls:1m;
-    server {{
-        listen 127.0.0.1:{port};
-        proxy_http_version 1.1;
-        proxy_set_header Host $host;
-        location / {{
-            proxy_pass http://127.0.0.1:{web};
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $http_connection;
-            proxy_read_timeout 1h;
-        }}
-        location ~ ^/[^/]+/[^/]+/ {{
-            proxy_pass http://127.0.0.1:{web};
-            proxy_cache hls;
-            proxy_cache_lock on;
-            add_header X-Cache $upstream_cache_status always;
-        }}
-    }}
-}}
-"""
-
-
 class NginxTests(WebCase):
-    async def proxy(self) -> int:
-        """nginx in front of the web server; returns its port."""
+    async def proxy(self, upstream: int) -> int:
+        """nginx as docs/watch.md configures it, in front of a port; returns its own."""
         directory, port = Path(self.mktemp()).absolute(), free_port()
-        directory.mkdir()
-        directory.chmod(0o777)
-        (directory / "nginx.conf").write_text(NGINX.format(directory=directory, port=port, web=self.web))
-        nginx = "nginx" if not Path("/usr/sbin/nginx").exists() else "/usr/sbin/nginx"
-        Program(self, nginx, "-e", "stderr", "-p", str(directory), "-c", str(directory / "nginx.conf"))
+        Program(self, *caches.start(directory, port, upstream))
 
         async def listens() -> bool:
             try:
-                await treq.get(f"http://127.0.0.1:{port}/", persistent=False)
+                await treq.get(f"http://127.0.0.1:{port}{caches.STATUS}", persistent=False)
             except Exception:
                 return False
             return True
@@ -229,7 +215,7 @@ class NginxTests(WebCase):
     async def test_a_stream(self) -> None:
         """It comes through as it is, at once, and is not kept."""
         server = await self.serve()
-        port = await self.proxy()
+        port = await self.proxy(self.web)
         clip = await self.clip(*VIDEO, *AUDIO, *H264, *AAC)
         sent = await self.timed(str(clip))
         viewers = [deferred(self.timed(self.url(suffix, port))) for suffix in (".flv", ".mp4", ".flv")]
@@ -239,36 +225,46 @@ class NginxTests(WebCase):
             self.assert_same(received, sent)
         self.assertEqual(await self.answered(200), 3)
 
-    async def test_hls_in_its_cache(self) -> None:
-        """Of many viewers' requests few reach the server, and what is cached is what it has said."""
+    async def test_hls_in_two_caches(self) -> None:
+        """One cache behind the other: each file is asked for once, however many watch. Refusals are not kept."""
         server = await self.serve()
-        port = await self.proxy()
-        await self.publish(server, await self.clip(*VIDEO, *AUDIO, *H264, *AAC), "-stream_loop", "3")
+        port = await self.proxy(await self.proxy(self.web))
+        await self.publish(server, await self.clip(*VIDEO, *AUDIO, *H264, *AAC), "-stream_loop", "5")
         index = self.url("/index.m3u8", port)
         code, text, headers = await self.get(index)
         self.assertEqual((code, text[:7]), (200, b"#EXTM3U"))
         self.assertEqual(headers.getRawHeaders("access-control-allow-origin"), ["*"])
-        variant = index.replace("index.m3u8", re.findall(rb"(?m)^v\d+\.m3u8.*$", text)[-1].decode())
-        segments: list[bytes] = []
-
-        async def has_segments() -> bool:
-            _, playlist, _ = await self.get(variant)
-            segments[:] = re.findall(rb"(?m)^\S+\.m4s$", playlist)
-            return len(segments) >= 2
-
-        while not await has_segments():
-            await until(lambda: True)
+        name = re.findall(r"(?m)^v\d+\.m3u8.*$", text.decode())[-1]
+        _, text, _ = await self.get(index.replace("index.m3u8", name))
+        first = parse(text.decode())
         before = await self.answered(200)
-        segment = index.replace("index.m3u8", segments[0].decode())
-        answers = await within(gatherResults([deferred(self.get(segment)) for _ in range(50)]))
-        self.assertEqual(len({body for _, body, _ in answers}), 1)
-        self.assertEqual({code for code, _, _ in answers}, {200})
-        self.assertEqual(await self.answered(200) - before, 1)
-        cached = [headers.getRawHeaders("x-cache") for _, _, headers in answers]
-        self.assertGreaterEqual(cached.count(["HIT"]), 40)
-        [control] = answers[0][2].getRawHeaders("cache-control")
-        self.assertIn("immutable", control)
-        code, _, headers = await self.get(index.replace("/key/", "/wrong/"))
-        self.assertEqual((code, headers.getRawHeaders("x-cache")), (403, ["MISS"]))
-        code, _, headers = await self.get(index.replace("/key/", "/wrong/"))
-        self.assertEqual((code, headers.getRawHeaders("x-cache")), (403, ["MISS"]))
+        asked: set[str] = set()
+
+        async def fetch(file: str) -> tuple[bytes, Any]:
+            asked.add(file)
+            code, body, headers = await self.get(index.replace("index.m3u8", file))
+            self.assertEqual(code, 200, file)
+            return body, headers
+
+        async def watch() -> bytes:
+            """As a player with low latency does. Returns the media."""
+            playlist, media = first, b""
+            known = {part.uri for part in playlist.parts}
+            for _ in range(PARTS):
+                text, _ = await fetch("{}?_HLS_msn={}&_HLS_part={}".format(name, *playlist.next_part))
+                playlist = parse(text.decode())
+                for part in playlist.parts:
+                    if part.uri not in known:
+                        known.add(part.uri)
+                        body, headers = await fetch(part.uri)
+                        self.assertIn("immutable", headers.getRawHeaders("cache-control")[0])
+                        media += body
+            return media
+
+        [media] = set(await within(gatherResults([deferred(watch()) for _ in range(VIEWERS)])))
+        self.assertGreater(len(media), 10_000)
+        self.assertGreaterEqual(len(asked), 2 * PARTS)
+        self.assertEqual(await self.answered(200) - before, len(asked))
+        for times in 1, 2:
+            code, _, _ = await self.get(index.replace("/key/", "/wrong/"))
+            self.assertEqual((code, await self.answered(403)), (403, times))

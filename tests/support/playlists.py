@@ -88,6 +88,12 @@ class Playlist:
         return [part for segment in self.segments for part in segment.parts]
 
     @property
+    def next_part(self) -> tuple[int, int]:
+        """The segment and part that come next, as ``_HLS_msn`` and ``_HLS_part`` name them."""
+        last = self.segments[-1]
+        return (last.number + 1, 0) if last.uri else (last.number, len(last.parts))
+
+    @property
     def ended(self) -> bool:
         return bool(self.all("EXT-X-ENDLIST"))
 
@@ -201,6 +207,11 @@ def segments_have_durations(p: Playlist) -> bool:
 def has_map(p: Playlist) -> bool:
     """Sections 3.1.1 and 4.4.4.5: fragmented MP4 needs an initialisation section."""
     return all(segment.map for segment in p.segments)
+
+
+def other_map_behind_discontinuity(p: Playlist) -> bool:
+    """Section 4.4.4.3: what a segment needs to be decoded changes at a discontinuity only."""
+    return all(one.map == following.map or following.discontinuity for one, following in pairwise(p.segments))
 
 
 def part_target_is_said(p: Playlist) -> bool:
@@ -373,7 +384,7 @@ RULES: list[Callable[[Playlist], bool]] = [
     *(segments_within_target, sequence_before_segments, segments_have_durations, has_map, part_target_is_said),
     *(parts_within_target, parts_nearly_target, parts_make_the_segment, recent_segments_have_parts, blocking_reload),
     *(part_hold_back, skip_until, skips_old_segments_only, one_hint, uris_are_unique, dates_fit),
-    *(independent_segments, reports_are_whole),
+    *(independent_segments, reports_are_whole, other_map_behind_discontinuity),
 ]
 UPDATE_RULES: list[Callable[[Playlist, Playlist], bool]] = [
     *(targets_stay, numbers_grow, segments_stay, dates_stay, parts_stay, hint_is_kept),

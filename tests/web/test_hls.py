@@ -8,13 +8,20 @@ from attrs import define, field
 from twisted.trial.unittest import SynchronousTestCase
 
 from rtmp_twisted.live.authority import Refused
+from rtmp_twisted.live.fragments import FragmentForm
+from rtmp_twisted.live.player import Player
+from rtmp_twisted.media.flv import FLVFormat
+from rtmp_twisted.media.segments import MAX_SEGMENTS
 from rtmp_twisted.web import hls as hls_module
 from rtmp_twisted.web.answers import OVERHEAD, Answer
-from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS, Wanted
+from rtmp_twisted.web.framing import chunked
+from rtmp_twisted.web.hls import HLS, IDLE_SECONDS, WAIT_SECONDS
+from rtmp_twisted.web.hls_files import Wanted
 from rtmp_twisted.wire import chunks
-from rtmp_twisted.wire.messages import Message
+from rtmp_twisted.wire.messages import AUDIO, Message
 from tests.media.test_fmp4 import AVC, OTHER_AVC, on_track
 from tests.media.test_segments import NOW, media
+from tests.support.live import FakeWriter, Viewer
 from tests.support.memory import Client, World
 from tests.support.mp4 import inits, samples
 from tests.support.playlists import broken_multivariant_rules, broken_rules, parse
@@ -444,6 +451,72 @@ class LifeTests(HLSCase):
         channel.account.settle()
         self.assertLess(channel.account.held, held - sum(map(len, bodies[:-4])))
         self.assertEqual(len(parse(self.text("v0.m3u8")).complete), hls_module.KEPT_SEGMENTS)
+
+    def test_how_long_segments_are_kept(self) -> None:
+        """One that is not listed any more is there for its own duration, and that of the longest playlist that had it
+        (RFC 8216bis, section 6.2.2), and not for much longer."""
+        self.publish()
+        self.play(5)
+        self.text("index.m3u8")
+        last_listed: dict[str, tuple[int, float]] = {}
+        kept, gone = 0, 0
+        for second in range(5, 65, 2):
+            self.play(2, start=second)
+            complete = parse(self.text("v0.m3u8")).complete
+            for uri, (listed, length) in last_listed.items():
+                code = self.get(uri).code
+                if second - listed - 2 < length:
+                    kept += 1
+                    self.assertEqual(code, 200, uri)
+                elif second - listed > length + 4:
+                    gone += 1
+                    self.assertEqual(code, 404, uri)
+            for segment in complete:
+                length = segment.duration + sum(other.duration for other in complete)
+                last_listed[segment.uri] = second, length
+        self.assertGreater(kept, 50)
+        self.assertGreater(gone, 50)
+
+    def test_all_that_viewers_need(self) -> None:
+        """FLV and fragmented MP4 keep one group of pictures each, HLS 16 segments at most; 30 s behind the last viewer
+        the channel's account has what it had before."""
+        self.publish()
+        self.play(5)
+        broker = self.world.broker
+        found = broker.channel("channel")
+        assert found is not None
+        channel = found[0]
+
+        def held_for_viewers() -> int:
+            channel.account.settle()
+            return channel.account.held - channel.audience.held() - channel.program.headers.size
+
+        self.assertEqual(held_for_viewers(), 0)
+        owner = Viewer(self.world.clock, FakeWriter())
+        players = [Player(owner, FakeWriter(), None, form=form) for form in (FLVFormat, chunked(FragmentForm()))]
+        for player in players:
+            broker.play("channel", player)
+            broker.start(player)
+        self.get("index.m3u8")
+        most = 0
+        for message in media(60, start=5, first=150):
+            body = message.body if message.type_id == AUDIO else message.body + bytes(5000)
+            self.send(Message(message.type_id, 1, message.timestamp, body))
+            most = max(most, held_for_viewers())
+            if message.timestamp % 5000 == 0:
+                self.get("v0.m3u8")
+        [stream] = self.hls._streams.values()
+        segments = stream.variants[0].segmenter.segments
+        size = max(segment.size for segment in segments)
+        self.assertEqual(len(segments), MAX_SEGMENTS - 1)
+        self.assertTrue((MAX_SEGMENTS + 2) * size < most < 1.1 * (MAX_SEGMENTS + 3) * size, most / size)
+        for player in players:
+            broker.leave(player)
+        self.text("v0.m3u8")
+        self.pass_time(IDLE_SECONDS - 1)
+        self.assertGreater(held_for_viewers(), 15 * size)
+        self.pass_time(1)
+        self.assertEqual(held_for_viewers(), 0)
 
     def test_answers_that_are_kept(self) -> None:
         """Not many, on the channel's account, and until something is new."""
