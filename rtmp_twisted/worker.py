@@ -176,7 +176,7 @@ class WorkerProcess:
         from rtmp_twisted.cluster.stall import Withholding
 
         broker, control = self._broker, self.control
-        stall = Withholding(broker, lambda: control.call("stalled"))
+        stall = Withholding(broker, lambda: control.call("stalled"), edges.renew)
         clock.stalled = stall.begin
 
         def ping() -> dict[str, Any]:

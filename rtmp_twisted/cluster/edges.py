@@ -146,6 +146,13 @@ class Edges:
         elif pull is not None:
             self._check_later(channel)
 
+    def renew(self) -> None:
+        """Pulls everything anew, after this process has stood still: what it has of a publish, and what is on its way,
+        may be older than what others have seen of the next one."""
+        for channel, pull in list(self._pulls.items()):
+            self._end(pull, lost=True)
+            self._look(channel)
+
     # ChannelObserver
 
     def went_on_air(self, publication: Publication) -> None:

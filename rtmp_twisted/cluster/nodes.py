@@ -78,7 +78,7 @@ class ClusterNode:
         directory.broker = broker
         directory.moved = edges.moved
         self.load = edges.said
-        self.clock.stalled = Withholding(broker, directory.check).begin
+        self.clock.stalled = Withholding(broker, directory.check, edges.renew).begin
         return [*self.services, *services, EdgeService(broker, edges)]
 
     def mine(self, channel: str) -> bool:

@@ -55,10 +55,13 @@ class StallClock:
 
 class Withholding:
     """``check`` fires when Redis has said whether the places of what is published here are still this node's, or has
-    had time enough for it."""
+    had time enough for it. ``renew`` has pulled anew what is pulled here (edges.py)."""
 
-    def __init__(self, broker: Broker, check: Callable[[], Deferred[Any]]) -> None:
+    def __init__(
+        self, broker: Broker, check: Callable[[], Deferred[Any]], renew: Callable[[], None] = lambda: None
+    ) -> None:
         self._broker = broker
+        self._renew = renew
         self._check = check
         self._checks = 0
         self._withheld: dict[Publication, None] = {}
@@ -66,13 +69,16 @@ class Withholding:
     def begin(self) -> None:
         """The process has stood still."""
         publications = [publication for _, publication in self._broker.channels() if publication is not None]
-        own = [one for one in publications if one.state is PublishState.ON_AIR and not one.edge]
+        on_air = [one for one in publications if one.state is PublishState.ON_AIR]
+        for publication in on_air:
+            self._broker.withhold(publication)
+        own = [one for one in on_air if not one.edge]
+        if len(own) < len(on_air):
+            self._broker.clock.callLater(0, self._renew)  # perhaps a connection is being read
         if not own:
             return
         _log.warn("the process stood still: media is withheld until Redis has answered")
-        for publication in own:
-            self._broker.withhold(publication)
-            self._withheld[publication] = None
+        self._withheld.update(dict.fromkeys(own))
         self._checks += 1
         self._check().addBoth(lambda _: self._checked())
 
