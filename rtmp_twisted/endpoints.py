@@ -20,7 +20,6 @@ from zope.interface import implementer
 from rtmp_twisted.settings import Settings
 from rtmp_twisted.settings_types import SettingsError
 
-
 BACKLOG: Final = 4096
 """Connections that wait in the kernel to be taken, so that a health check is not lost among a flood of them (it would
 be repeated after a second); no more than net.core.somaxconn says."""
