@@ -94,7 +94,7 @@ class CommandTests(TestCase):
         publisher = await self.program(commands("docs/publish.md")[0], server)
         await server.until(" publishing channel")
         found = commands("docs/operations.md")
-        self.assertEqual(len(found), 5)
+        self.assertEqual(len(found), 6)
         for command in found:
             program = Program(self, *shlex.split(command.replace("curl", "curl -sSf").replace(":8080", f":{port}")))
             self.assertEqual(await within(program.ended), 0, str(program))

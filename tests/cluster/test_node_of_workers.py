@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from twisted.internet.task import deferLater
 
 from tests.cluster.test_nodes import Encoder, NodesCase, numbers
+from tests.support.certificates import Authority
 from tests.support.fakes import reactor, until, within
-from tests.support.programs import Server
+from tests.support.programs import Server, free_port
 from tests.support.rtmp_client import avc, codes
 
 
@@ -90,6 +92,35 @@ class NodeOfWorkersTests(NodesCase):
         self.assertNotIn("hunter2", log)
         self.assertNotIn("token=", log)
         self.assertNotIn("Traceback", log)
+
+    async def test_tls(self) -> None:
+        """Another node's pull over TLS stays with the worker that it has reached, which has the channel pulled from the
+        other worker for it."""
+        authority = Authority(Path(self.mktemp()).absolute())
+        issued = authority.issue("127.0.0.1")
+        files = {
+            "ssl_cert": str(issued.certificate),
+            "ssl_key": str(issued.key),
+            "relay_tls_ca": str(authority.certificate),
+        }
+        ports = [free_port() for _ in range(2)]
+        many, single = [
+            await self.node(
+                workers=workers,
+                ssl_port=str(port),
+                cluster_address=f"rtmps://127.0.0.1:{port}",
+                log_debug="YES",
+                **files,
+            )
+            for workers, port in zip("21", ports, strict=True)
+        ]
+        for number in 1, 2:
+            await many.until(rf" worker {number} is ready")
+        await self.encoder(many)  # on worker 1, which so has more to do than worker 2
+        viewer = await self.player(single)
+        await self.see(viewer, 1)
+        self.check(viewer)
+        self.assertTrue(any(" w2 " in line and 'channel "tv"' in line for line in many.lines))
 
     async def refused(self, node: Server) -> str:
         """Why an encoder with the right key may not publish."""

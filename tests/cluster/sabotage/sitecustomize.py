@@ -45,16 +45,29 @@ def end_never() -> None:
 
 
 def old_frames() -> None:
-    refresh = RedisDirectory._refresh
-    stalled: list[float] = []
+    refresh, check = RedisDirectory._refresh, RedisDirectory._check
+    refreshed: list[float] = []
+    until: list[float] = [0.0]
 
-    async def late(self: Any) -> None:
-        if stalled and self._reactor.seconds() < stalled[-1] + 3:
-            await deferLater(self._reactor, 3, lambda: None)
+    async def wait(self: Any) -> None:
+        now = self._reactor.seconds()
+        if refreshed and now - refreshed[-1] > 3.5:  # it stood still
+            until.append(now + 3)
+        if now < until[-1]:
+            await deferLater(self._reactor, until[-1] - now, lambda: None)
+
+    async def late_refresh(self: Any) -> None:
+        await wait(self)
+        refreshed.append(self._reactor.seconds())
         await refresh(self)
 
-    RedisDirectory._refresh = late  # type: ignore[method-assign]
-    Withholding.begin = lambda self: stalled.append(self._broker.clock.seconds())  # type: ignore[method-assign]
+    async def late_check(self: Any, held: Any) -> None:
+        await wait(self)
+        await check(self, held)
+
+    RedisDirectory._refresh = late_refresh  # type: ignore[method-assign]
+    RedisDirectory._check = late_check  # type: ignore[method-assign]
+    Withholding.begin = lambda self: None  # type: ignore[method-assign]
 
 
 def clear_key() -> None:
