@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.fakes import within
 from tests.support.programs import ROOT, SEARCH_PATH, Program, free_port
-from tests.support.rtmp_client import client
+from tests.support.rtmp_client import RTMPClient, client
 
 UNITS = ROOT / "docs/systemd"
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -47,21 +47,35 @@ class ActivationTests(TestCase):
 
     async def test_activation(self) -> None:
         """The first client starts the server and is served; the next one is served too, over IPv6."""
+        await self.activate()
+
+    async def test_activation_of_workers(self) -> None:
+        server = await self.activate("--setenv=WORKERS=2")
+        await server.until("w[12] #1 .* connected")
+
+    async def activate(self, *options: str) -> Program:
         port = free_port()
         server = Program(
             self,
             *("systemd-socket-activate", f"--listen=[::]:{port}", "--fdname=rtmp"),
             *("--setenv=LISTEN=systemd:domain=INET6:name=rtmp", f"--setenv=PYTHONPATH={SEARCH_PATH}", "--setenv=PATH"),
+            *options,
             *(sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "rtmp"),
         )
         await server.until("Listening on")
         first = await client(port)
+        self.addCleanup(self.leave, first)
         await first.open()
         await server.until(" info RTMP on ")
         with socket.create_connection(("::1", port)) as second:
             second.settimeout(30)
             second.sendall(b"\x03" + bytes(1536))
             self.assertEqual(second.recv(1), b"\x03")
+        return server
+
+    async def leave(self, one: RTMPClient) -> None:
+        one.transport.abortConnection()
+        await within(one.lost)
 
     async def test_no_such_socket(self) -> None:
         settings = {"LISTEN": "systemd:domain=INET6:name=rtmp"}

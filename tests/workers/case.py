@@ -90,6 +90,22 @@ class WorkersCase(TestCase):
         answer = await treq.get(f"http://127.0.0.1:{port}{path}", persistent=False)
         return await (answer.json() if path.startswith("/api") else answer.text())
 
+    async def loads(self, port: str, total: int) -> list[int]:
+        """The connections of each worker, when there are so many."""
+        found: list[int] = []
+
+        async def look() -> bool:
+            text = await self.get("/metrics", port)
+            found[:] = [
+                int(float(one)) for one in re.findall(r'^rtmp_worker_connections\{worker="\d"\} (.*)$', text, re.M)
+            ]
+            return sum(found) == total
+
+        for _ in range(200):
+            if await look():
+                return found
+        raise AssertionError(found)
+
 
 def alive(pid: int) -> bool:
     try:

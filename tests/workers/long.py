@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from rtmp_twisted.wire.messages import Message
 from tests.support.fakes import reactor, until, within
 from tests.support.http_app import HTTPApp
+from tests.support.programs import free_port
 from tests.support.rtmp_client import AVC_HEADER, RTMPClient, avc, client
 from tests.workers.case import WorkersCase, alive
 
@@ -199,6 +201,30 @@ class CrowdTests(WorkersCase):
         with socket.socket() as port:
             port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             port.bind(("127.0.0.1", self.server.port))
+
+
+class LargeChannelTests(WorkersCase):
+    timeout = 120
+
+    async def test_a_thousand_players_half_of_whom_leave(self) -> None:
+        """Workers have as much to do as each other: 20 % more at most."""
+        port = str(free_port())
+        await self.serve(http_port=port)
+        publisher = await self.publisher()
+        players = []
+        for _ in range(PLAYERS):
+            players.append(await self.connect())
+            await players[-1].play()
+        publisher.send(avc(40, False, b"all"))
+        await self.see(players, b"all")
+        for one in await self.loads(port, PLAYERS + 1), await self.half_of_them(port, players):
+            print("connections of the workers:", one)
+            self.assertGreater(min(one), 0.8 * max(one))
+
+    async def half_of_them(self, port: str, players: list[RTMPClient]) -> list[int]:
+        for player in random.Random(18).sample(players, PLAYERS // 2):
+            player.transport.abortConnection()
+        return await self.loads(port, PLAYERS // 2 + 1)
 
 
 def last(sent: list[int]) -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from twisted.internet.task import LoopingCall
 
 from rtmp_twisted.wire import messages
@@ -161,19 +159,3 @@ class MoveTests(WorkersCase):
                 player.transport.abortConnection()
         loads = await self.loads(port, 151)
         self.assertGreater(min(loads), 0.8 * max(loads))
-
-    async def loads(self, port: str, total: int) -> list[int]:
-        """The connections of each worker, when there are so many."""
-        found: list[int] = []
-
-        async def look() -> bool:
-            text = await self.get("/metrics", port)
-            found[:] = [
-                int(float(one)) for one in re.findall(r'^rtmp_worker_connections\{worker="\d"\} (.*)$', text, re.M)
-            ]
-            return sum(found) == total
-
-        for _ in range(200):
-            if await look():
-                return found
-        raise AssertionError(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -93,6 +94,18 @@ class ConnectionTests(WorkersCase):
         other = await self.proxied("192.0.2.2")
         await other.open()
 
+    async def test_all_connections_together(self) -> None:
+        """MAX_CONNECTIONS counts those of all workers; who leaves makes room for another."""
+        await self.serve(max_connections="3")
+        made = [await self.connect() for _ in range(3)]
+        await self.server.until("w1 #1 .* connected")
+        await self.server.until("w2 #1 .* connected")
+        self.assertTrue((await client(self.server.port)).closed)
+        await self.leave(made[0])
+        await until(lambda: any("disconnected" in line for line in self.server.lines), "the end of one")
+        await self.connect()
+        self.assertTrue((await client(self.server.port)).closed)
+
     async def proxied(self, address: str) -> RTMPClient:
         """A client that comes through a proxy."""
 
@@ -142,6 +155,19 @@ class ConnectionTests(WorkersCase):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with socket.create_connection(("127.0.0.1", self.tls_port)) as plain, context.wrap_socket(plain) as secured:
             return secured.getpeercert(True) or b""
+
+
+class NumberTests(WorkersCase):
+    async def test_as_many_as_cores(self) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self.server = Server(self, workers="auto")
+        await self.server.until(" is ready" if cores > 1 else "RTMP on")
+        publisher = await self.publisher()
+        await publisher.heard()
+        if cores > 1:
+            for number in range(1, cores + 1):
+                await self.server.until(rf" worker {number} is ready")
+        self.assertFalse(any(f" worker {cores + 1} " in line for line in self.server.lines))
 
 
 class RelayTests(WorkersCase):
