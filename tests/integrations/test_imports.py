@@ -82,9 +82,9 @@ class ImportTests(SynchronousTestCase):
         self.check(set(), {"RelayService"}, PULL="tv/key=rtmp://127.0.0.1/app/name")
 
     def test_web(self) -> None:
-        """autobahn comes with the first viewer that wants it; PyJWT where there are tokens."""
-        self.check(set(), {"WatchHTTP"}, WEB_PORT="8080")
-        self.check({"jwt"}, {"WatchHTTP"}, WEB_PORT="8080", WEB_PLAY="token", PLAY_SECRET="s" * 32)
+        """autobahn is for viewers over WebSocket; PyJWT comes where there are tokens."""
+        self.check({"autobahn"}, {"WatchHTTP"}, WEB_PORT="8080")
+        self.check({"autobahn", "jwt"}, {"WatchHTTP"}, WEB_PORT="8080", WEB_PLAY="token", PLAY_SECRET="s" * 32)
         self.check({"jwt"}, set(), PLAY_SECRET="s" * 32)
 
 
