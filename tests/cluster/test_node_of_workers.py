@@ -128,7 +128,12 @@ class NodeOfWorkersTests(NodesCase):
         encoder = Encoder()
         with self.assertRaises(AssertionError):
             await encoder.once(node)
-        return "\n".join(node.lines[before:])
+
+        def said() -> list[str]:
+            return [line for line in node.lines[before:] if "refused" in line]
+
+        await until(said, "the refusal in the log")
+        return said()[0]
 
     async def test_taken_over(self) -> None:
         """A publisher that is silent makes room for one with its key: on another node, and on a worker of this one."""
