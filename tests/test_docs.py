@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from rtmp_twisted.misspelt import WELL_KNOWN
 from rtmp_twisted.settings import Settings
 from tests.support.clips import clip
-from tests.support.fakes import within
+from tests.support.fakes import until, within
 from tests.support.programs import ROOT, Program, Server, free_port
 from tests.support.redis_server import RedisServer
 
@@ -49,6 +49,10 @@ class CommandTests(TestCase):
         ]
         return Program(self, *words)
 
+    async def times(self, server: Server, text: str, count: int) -> None:
+        """Waits until the server has said that so often."""
+        await until(lambda: sum(text in line for line in server.lines) >= count, f"{text}, {count} times")
+
     async def test_publish(self) -> None:
         found = commands("docs/publish.md")
         self.assertEqual(len(found), 4)
@@ -64,9 +68,9 @@ class CommandTests(TestCase):
         await server.until(" publishing channel")
         found = commands("docs/play.md")
         self.assertEqual(len(found), 3)
-        for number, command in enumerate(found, 2):
+        for number, command in enumerate(found, 1):
             program = await self.program(command, server)
-            await server.until(f" info #{number} .* playing channel")
+            await self.times(server, " playing channel", number)
             if "-t 5" in command or "--stop 5" in command:
                 self.assertEqual(await within(program.ended), 0, str(program))
             await program.kill()
@@ -82,7 +86,7 @@ class CommandTests(TestCase):
         for number, command in enumerate(found, 1):
             command = command.replace(":8935", f":{port}").replace("recording", str(Path(self.mktemp()).absolute()))
             program = Program(self, "env", "SDL_VIDEODRIVER=dummy", "SDL_AUDIODRIVER=dummy", *shlex.split(command))
-            await server.until(f" info #w{number} .* watching channel")
+            await self.times(server, " watching channel", number)
             if "-t 5" in command:
                 self.assertEqual(await within(program.ended), 0, str(program))
             await program.kill()
