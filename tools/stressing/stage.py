@@ -92,12 +92,10 @@ class Stage:
             time.sleep(0.2)
 
     def state(self) -> State:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=30) as answer:
-            found: dict[str, float] = {}
-            for line in answer.read().decode().splitlines():
-                if not line.startswith("#"):
-                    name, _, value = line.rpartition(" ")
-                    found[name] = float(value)
+        found = self._metrics()
+        deadline = time.monotonic() + SETTLING_S
+        while found.get("rtmp_workers", 1) < self._workers and time.monotonic() < deadline:
+            found = self._metrics()  # one that is busy answers later
         # One file is the connection that asks, here as at each time.
         return State(
             files=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in tree(self.pid)),
@@ -107,6 +105,15 @@ class Stage:
             viewers=int(found["rtmp_web_connections"]),
             memory=self.memory(),
         )
+
+    def _metrics(self) -> dict[str, float]:
+        found = {}
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=30) as answer:
+            for line in answer.read().decode().splitlines():
+                if not line.startswith("#"):
+                    name, _, value = line.rpartition(" ")
+                    found[name] = float(value)
+        return found
 
     def memory(self) -> int:
         """Bytes that the server holds."""
