@@ -62,7 +62,7 @@ class EdgeDirectory(Protocol):
 
 
 class EdgeOwner(Protocol):
-    """Who pulls from another worker. ``epoch`` is that of the claim whose publish it has pulled last."""
+    """Who pulls from another worker. ``epoch`` is that of a claim which came before that of what it pulls next."""
 
     epoch: int
 

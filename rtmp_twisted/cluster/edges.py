@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rtmp_twisted.cluster.directory import EdgeDirectory, Node
 from rtmp_twisted.cluster.handover import adopt
 from rtmp_twisted.live.channel import Channel
-from rtmp_twisted.live.path import read_path
+from rtmp_twisted.live.path import CLAIM, PATH, read_path
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.relay.link import RelayOptions
 from rtmp_twisted.relay.pull import Pull
@@ -83,8 +83,12 @@ class WorkerPull(EdgePull):
         return tuple(server for server in super()._waiting_path() if server != self.options.server_id)
 
     def _note_path(self, info: dict[str, amf0.Value]) -> None:
-        path = read_path(info.get("rtmpTwistedPath"))
+        path = read_path(info.get(PATH))
         self._path = tuple(server for server in path if server != self.options.server_id)
+        claim = info.get(CLAIM)
+        if isinstance(claim, float):
+            # What came before may have been an earlier publish than the place that it was given.
+            self.epoch = int(claim) - 1
 
 
 class Edges:

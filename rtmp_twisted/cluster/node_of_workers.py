@@ -129,8 +129,6 @@ class NodeOfWorkers:
         if claimed.worker == worker.number and claimed.epoch == epoch:
             self._places.release(worker.number, channel, epoch)
             self._directory.release(self._claims.pop(channel))
-            if channel in self._wants:
-                self._directory.found(channel)
 
     async def _make_room(self, channel: str, epoch: int, key: str) -> dict[str, Any]:
         """Raises Refused, or returns what a worker has said."""

@@ -400,7 +400,6 @@ class RedisDirectory(Service, Watched):
         self._drop(held)
         _log.info("channel {channel!r} has been published on another node in the meantime", channel=channel)
         self.broker.lose(held.publication, "it is published on another node")
-        self.found(channel)
 
     def _buried(self) -> None:
         """The others have taken this node for dead, and tell the ends of all that it had accepted."""
@@ -491,6 +490,12 @@ class RedisDirectory(Service, Watched):
     def _drop(self, held: _Held) -> None:
         if self._held.get(held.claim.channel) is held:
             del self._held[held.claim.channel]
+            self._reactor.callLater(0, self._freed, held.claim.channel)  # when its publish has ended
+
+    def _freed(self, channel: str) -> None:
+        """Tells where a channel is that this node has given up: who wants it has heard nothing of that before."""
+        if self.broker.channel(channel) is not None and self.found(channel) is not None:
+            self.moved(channel)
 
     def _spawn(self, work: Any) -> Deferred[None]:
         """Runs a coroutine on its own; the service waits for it when it stops. Fires when it is done."""

@@ -349,7 +349,7 @@ class Broker(Service):
             return
         entry.asking.pop(publication, None)
         self._end_lost(entry)
-        strangers = entry.channel.begin(publication.play_key, self._path(publication))
+        strangers = entry.channel.begin(publication.play_key, self._path(publication), _epoch(entry))
         publication.open(entry.channel, self.clock.seconds())
         entry.on_air = publication
         self.notices.refused(strangers, "the publisher that came has another key")
@@ -456,6 +456,11 @@ class Broker(Service):
         self.notices.refused(refused, reason)
         self.notices.player_left(name)
 
+    def epoch(self, name: str) -> int:
+        """The epoch of the claim by which channel ``name`` is on air here; 0 for none."""
+        entry = self._entries.get(name)
+        return 0 if entry is None else _epoch(entry)
+
     def _path(self, publication: Publication) -> str:
         return ",".join([*publication.path, self.server_id]) if self.server_id else ""
 
@@ -556,6 +561,10 @@ class Broker(Service):
 
 def _publication(entry: _Entry) -> Publication | None:
     return entry.on_air or next(iter(entry.asking), None)
+
+
+def _epoch(entry: _Entry) -> int:
+    return 0 if entry.claim is None else entry.claim.epoch
 
 
 def _received(publication: Publication) -> Traffic:

@@ -17,7 +17,7 @@ from rtmp_twisted.live.fragments import FragmentContents, FragmentForm, Fragment
 from rtmp_twisted.live.headers import Program
 from rtmp_twisted.live.log import Block, Contents, Format, MediaLog
 from rtmp_twisted.live.memory import Memory
-from rtmp_twisted.live.path import PATH
+from rtmp_twisted.live.path import CLAIM, PATH
 from rtmp_twisted.live.player import Cache, Form, Player
 from rtmp_twisted.live.rendition import Rendition
 from rtmp_twisted.live.timestamps import Timestamps
@@ -99,9 +99,9 @@ class Channel:
             self.leave(player)
         return strangers
 
-    def begin(self, key: Key | str | None, path: str = "") -> list[Player]:
-        """A publish starts; ``path`` is what players are told of the servers that it has passed. Returns the players
-        that waited with another key; they are not in the channel any more."""
+    def begin(self, key: Key | str | None, path: str = "", epoch: int = 0) -> list[Player]:
+        """A publish starts; ``path`` is what players are told of the servers that it has passed, with the ``epoch`` of
+        its claim. Returns the players that waited with another key; they are not in the channel any more."""
         strangers = self.judge(key)
         self.on_air = True
         self.program.reset()
@@ -118,7 +118,7 @@ class Channel:
         if whole:
             self.log.begin_group(self.program.headers)
         self._tell(messages.user_control(messages.STREAM_BEGIN, LOG_STREAM_ID))
-        self._tell(_status("NetStream.Play.PublishNotify", f"{self.name} is now published.", path))
+        self._tell(_status("NetStream.Play.PublishNotify", f"{self.name} is now published.", path, epoch))
         self._scheduler.add(self.audience)
         return strangers
 
@@ -296,6 +296,6 @@ class Channel:
         self.log.append(message.type_id, self.log.timestamp, message.body)
 
 
-def _status(code: str, description: str, path: str = "") -> Message:
-    more: dict[str, amf0.Value] = {PATH: path} if path else {}
+def _status(code: str, description: str, path: str = "", epoch: int = 0) -> Message:
+    more: dict[str, amf0.Value] = {PATH: path, CLAIM: float(epoch)} if path else {}
     return messages.status(LOG_STREAM_ID, "status", code, description, more)

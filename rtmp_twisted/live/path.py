@@ -13,6 +13,10 @@ from typing import Final
 PATH: Final = "rtmpTwistedPath"
 """The property that names the servers of a path, separated by commas."""
 
+CLAIM: Final = "rtmpTwistedClaim"
+"""The property that says, with the path, by which claim (its epoch) a publish is on air: one worker tells another, of
+which each hears of claims from the supervisor at a time of its own."""
+
 MAX_PATH: Final = 16
 """Servers in a path. A stream that has passed so many is refused."""
 

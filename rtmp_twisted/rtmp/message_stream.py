@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from rtmp_twisted.live.authority import MAX_TOKEN, Refused, TokenExpired
 from rtmp_twisted.live.broker import Broker
-from rtmp_twisted.live.path import PATH
+from rtmp_twisted.live.path import CLAIM, PATH
 from rtmp_twisted.live.player import Cache, Player
 from rtmp_twisted.live.publication import Publication
 from rtmp_twisted.logs import SessionLog
@@ -283,8 +283,9 @@ class MessageStream:
 
     def _accept_play(self, on_air: bool) -> None:
         stream_id, channel = self.stream_id, self.channel
-        path = self.session.options.broker.path(channel)
-        more: dict[str, amf0.Value] = {PATH: path} if path else {}
+        broker = self.session.options.broker
+        path = broker.path(channel)
+        more: dict[str, amf0.Value] = {PATH: path, CLAIM: float(broker.epoch(channel))} if path else {}
         self.session.connection.send(
             messages.user_control(messages.STREAM_BEGIN, stream_id),
             messages.status(stream_id, "status", "NetStream.Play.Reset", f"Playing and resetting {channel}."),

@@ -346,6 +346,26 @@ class FaultTests(ClusterCase):
         one.directory._ticks.start(0.2)
         one.directory._events.startService()
 
+    async def test_paused_and_told_before(self) -> None:
+        """It hears who has its channel by now before it hears that it has lost it itself: who wants the channel here is
+        told as soon as it has."""
+        one, two, _ = await self.three()
+        one.broker._entry("tv")  # as if somebody waited there
+        self.assertEqual(one.directory.elsewhere("tv"), (False, None))
+        _, publication = await self.on_air(one)
+        one.directory._ticks.stop()
+        await one.directory._events.stopService()
+        self.server.ask([b"DEL", b"rtmp:ch:tv"])
+        await self.on_air(two)
+        await one.directory._watch(["tv"])
+        self.assertIsNone(one.directory.found("tv"))  # it is its own, as far as it knows
+        one.moved.clear()
+        await one.directory.check()
+        self.assertTrue(publication.ended)
+        one.broker._entry("tv")
+        await until(lambda: one.moved == ["tv"], "the word of it")
+        self.assertIsNotNone(one.directory.found("tv"))
+
     async def test_paused_and_still_its_own(self) -> None:
         """What was withheld is not lost."""
         one, _, _ = await self.three()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from twisted.internet.task import LoopingCall
 
 from rtmp_twisted.wire import messages
 from tests.support.programs import free_port
-from tests.support.rtmp_client import avc, client, codes
+from tests.support.rtmp_client import AVC_HEADER, avc, client, codes
 from tests.workers.case import WorkersCase
 
 
@@ -29,6 +32,22 @@ class ChannelTests(WorkersCase):
         again = await self.publisher(key="key")
         again.send(avc(0, True, b"another"))
         await self.see(players, b"another")
+
+    async def test_worker_that_is_behind(self) -> None:
+        """It hears of the claims of several publishes before it reads the first of these, and plays the last one."""
+        await self.serve()
+        here, there = await self.waiting(), await self.waiting()
+        publisher = await self.publisher()
+        await self.see([here, there], b"key")
+        os.kill(self.pid(2), signal.SIGSTOP)
+        for frame in b"second", b"third":
+            publisher.call("closeStream", None, stream_id=1)
+            await publisher.publish()
+            # More than is read at a time.
+            publisher.send(AVC_HEADER, *(avc(time, not time, frame + bytes(50_000)) for time in range(4)))
+            await self.see([here], frame, 4)
+        os.kill(self.pid(2), signal.SIGCONT)
+        await self.see([there], b"third")
 
     async def test_keys(self) -> None:
         """A wrong key is refused on either worker, before and after the publisher comes, and counts as a guess."""
