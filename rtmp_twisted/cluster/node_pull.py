@@ -24,7 +24,7 @@ class NodePull(EdgePull):
         super().__init__(options, node, channel, self._node_address, None)
 
     async def open(self) -> ClientSession:
-        # What comes over a new connection may be of the same claim as what has come before.
+        # A new connection may bring the same publish as the one before, and with it the same claim.
         self.epoch = 0
         self._where = evolve(self._node_address, name=f"?token={self._secret.token(self.channel)}")
         return await super().open()

@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from rtmp_twisted.live.broker import Broker
+from rtmp_twisted.live.turns import ITEMS_PER_TURN
 
 STEPS: Final = 10
-"""In so many steps, a second apart, all clients are sent away."""
+"""Seconds that it takes to send all clients away, as many in each."""
+
+_log = Logger()
 
 Client = Callable[[], object]
 """Sends one client away. Safe to call when it is gone."""
@@ -52,8 +56,11 @@ class Drain:
         }
 
     def _step(self, count: int) -> None:
-        self._next = None
-        for _ in range(min(count, len(self._left))):
-            self._left.popleft()()
-        if self._left:
-            self._next = self._clock.callLater(1, self._step, count)
+        """Sends ``count`` clients away in each second, not more of them at a time than one turn handles."""
+        some = [self._left.popleft() for _ in range(min(count, len(self._left), ITEMS_PER_TURN))]
+        self._next = self._clock.callLater(len(some) / count, self._step, count) if self._left else None
+        for client in some:
+            try:
+                client()
+            except Exception:
+                _log.failure("a bug, while a client was sent away")
